@@ -1,0 +1,146 @@
+//! Platforms: `os/arch[/variant]`, with the spellings and defaults that registries' users know (image-index.md, "platform").
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What an image runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// Go's name of the processor: `amd64`, `arm64`, `arm`, ...
+    #[serde(default)]
+    pub architecture: String,
+    /// `v7` and the like, where the architecture has variants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// Why a text is no platform.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidPlatform(String);
+
+impl fmt::Display for InvalidPlatform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidPlatform {}
+
+impl Platform {
+    /// The platform that this program was built for.
+    pub fn host() -> Self {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", None),
+            "x86" => ("386", None),
+            "aarch64" => ("arm64", None),
+            "arm" => ("arm", Some("v7")),
+            "powerpc64" if cfg!(target_endian = "little") => ("ppc64le", None),
+            "loongarch64" => ("loong64", None),
+            other => (other, None),
+        };
+        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.map(Into::into) }
+    }
+
+    /// The same platform under its usual names: `x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, ...
+    pub fn normal(&self) -> Self {
+        let variant = self.variant.as_deref().filter(|v| !v.is_empty());
+        let (architecture, variant) = match (self.architecture.as_str(), variant) {
+            ("x86_64" | "x86-64" | "amd64", v) => ("amd64", v.filter(|v| *v != "v1")),
+            ("i386" | "i486" | "i586" | "i686" | "386", _) => ("386", None),
+            ("aarch64" | "arm64", v) => ("arm64", v.filter(|v| !matches!(*v, "v8" | "8"))),
+            ("armhf", _) => ("arm", Some("v7")),
+            ("armel", _) => ("arm", Some("v6")),
+            ("arm", None | Some("7")) => ("arm", Some("v7")),
+            ("arm", Some("5")) => ("arm", Some("v5")),
+            ("arm", Some("6")) => ("arm", Some("v6")),
+            ("arm", Some("8")) => ("arm", Some("v8")),
+            (a, v) => (a, v),
+        };
+        Self {
+            os: self.os.to_ascii_lowercase(),
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+        }
+    }
+
+    /// How well an image for `offered` suits this platform: `None` not at all, else the smaller the better.
+    /// An older variant of arm runs on a newer processor; any amd64 or arm64 variant counts only when it was asked for.
+    pub fn fit(&self, offered: &Platform) -> Option<u32> {
+        let (want, have) = (self.normal(), offered.normal());
+        if want.os != have.os || want.architecture != have.architecture {
+            return None;
+        }
+        let level = |p: &Platform| p.variant.as_deref().map_or(Some(0), |v| v.strip_prefix('v')?.parse::<u32>().ok());
+        match (&want.variant, &have.variant) {
+            (w, h) if w == h => Some(0),
+            _ if want.architecture == "arm" => level(&want)?.checked_sub(level(&have)?),
+            (Some(_), None) => Some(1),
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for Platform {
+    type Err = InvalidPlatform;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
+        let word =
+            |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            [os, arch] if [os, arch].into_iter().all(word) => {
+                Ok(Self { os: (*os).into(), architecture: (*arch).into(), variant: None }.normal())
+            }
+            [os, arch, variant] if parts.iter().all(word) => {
+                Ok(Self { os: (*os).into(), architecture: (*arch).into(), variant: Some((*variant).into()) }.normal())
+            }
+            _ => {
+                Err(InvalidPlatform(format!("{text:?} is not a platform: expected OS/ARCH[/VARIANT], as linux/arm64")))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) if !variant.is_empty() => write!(f, "/{variant}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn p(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn spellings_meet() {
+        assert_eq!(p("linux/x86_64"), p("linux/amd64"));
+        assert_eq!(p("linux/arm64/v8"), p("linux/aarch64"));
+        assert_eq!(p("linux/arm").to_string(), "linux/arm/v7");
+        for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn older_arm_fits_newer_and_not_the_other_way() {
+        assert_eq!(p("linux/arm/v7").fit(&p("linux/arm/v6")), Some(1));
+        assert_eq!(p("linux/arm/v7").fit(&p("linux/arm/v7")), Some(0));
+        assert_eq!(p("linux/arm/v6").fit(&p("linux/arm/v7")), None);
+        assert_eq!(p("linux/amd64").fit(&p("linux/amd64/v3")), None);
+        assert_eq!(p("linux/amd64/v3").fit(&p("linux/amd64")), Some(1));
+        assert_eq!(p("linux/amd64").fit(&p("linux/arm64")), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Run a command in a rootless container made of a plain directory.

@@ -1,0 +1,1 @@
+//! Connect a network namespace through slirp4netns.

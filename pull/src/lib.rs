@@ -1,0 +1,1 @@
+//! Pull container images from a registry into an OCI image layout.

@@ -1,0 +1,1 @@
+//! Unpack a container image into a plain directory, without root.
