@@ -1,0 +1,99 @@
+//! A directory that nothing resolves out of: the root of a container, seen from outside.
+//!
+//! Every path of an image is resolved by the kernel beneath a handle of its root, with `openat2(RESOLVE_IN_ROOT |
+//! RESOLVE_NO_MAGICLINKS)`: absolute paths, `..` and absolute symlinks start again at that root, whatever the image or a
+//! process inside does at the same moment. A path string that was resolved earlier is never used again.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// Whether the last component of a path is followed when it is a symlink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Link {
+    /// It is.
+    Follow,
+    /// It is not: the link itself is meant.
+    NoFollow,
+}
+
+/// A handle of a root directory.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+}
+
+impl Root {
+    /// The directory at `path`, which the caller trusts.
+    ///
+    /// # Errors
+    /// open(2)'s.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
+        Ok(Self { dir: rustix::fs::openat(CWD, path, flags, Mode::empty())? })
+    }
+
+    /// The directory that `dir` is a handle of.
+    pub fn from_fd(dir: OwnedFd) -> Self {
+        Self { dir }
+    }
+
+    /// Opens `path` beneath this root. `mode` counts with `O_CREATE` only.
+    ///
+    /// # Errors
+    /// openat2(2)'s.
+    pub fn open_at(&self, path: &Path, flags: OFlags, mode: Mode, link: Link) -> io::Result<OwnedFd> {
+        let nofollow = if link == Link::NoFollow { OFlags::NOFOLLOW } else { OFlags::empty() };
+        let flags = flags | nofollow | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // EAGAIN: a rename went on somewhere at the same time and the kernel could not prove the path safe (openat2(2)).
+        for _ in 0..128 {
+            match rustix::fs::openat2(&self.dir, path, flags, mode, resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    /// A handle (`O_PATH`) of `path` beneath this root, whatever it is.
+    ///
+    /// # Errors
+    /// openat2(2)'s.
+    pub fn handle(&self, path: &Path, link: Link) -> io::Result<OwnedFd> {
+        self.open_at(path, OFlags::PATH, Mode::empty(), link)
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_and_dots_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let root_path = dir.path().join("root");
+        fs::create_dir_all(root_path.join("etc")).unwrap();
+        fs::write(dir.path().join("canary"), "outside").unwrap();
+        fs::write(root_path.join("etc/passwd"), "inside").unwrap();
+        symlink("/etc/passwd", root_path.join("abs")).unwrap();
+        symlink("../../../canary", root_path.join("up")).unwrap();
+        let root = Root::open(&root_path).unwrap();
+        let open = |p: &str, link| root.open_at(Path::new(p), OFlags::RDONLY, Mode::empty(), link);
+        assert!(open("abs", Link::Follow).is_ok());
+        assert!(open("/../../etc/passwd", Link::Follow).is_ok());
+        assert!(open("up", Link::Follow).is_err());
+        assert_eq!(open("abs", Link::NoFollow).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    }
+}

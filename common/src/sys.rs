@@ -1,0 +1,435 @@
+//! All unsafe code of the suite: the system calls that rustix does not offer, or offers as `unsafe`, each behind a safe
+//! function that says why it is sound.
+//!
+//! Soundness of process creation rests on one rule, checked at run time by [`single_threaded`]: a program forks, clones or
+//! changes its user namespace only while it has one thread, so no other thread can hold a lock (of malloc, of stdio) that the
+//! child would wait for in vain.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+pub use libc::{
+    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+};
+use rustix::process::Pid;
+
+/// What a return value of -1 means.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Whether this process has one thread only.
+pub fn single_threaded() -> bool {
+    fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() == 1)
+}
+
+fn require_single_thread(call: &str) -> io::Result<()> {
+    if single_threaded() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{call} in a process with several threads: call it before any thread is started")))
+}
+
+/// Which of the two processes after a fork this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The new one.
+    Child,
+    /// The old one, with the child's pid and pidfd (close-on-exec).
+    Parent {
+        /// The child.
+        pid: Pid,
+        /// A handle to it that no pid reuse can redirect.
+        pidfd: OwnedFd,
+    },
+}
+
+/// fork(2) into new namespaces (`CLONE_NEW*`; 0 for none) with a pidfd: clone3(2) without a new stack.
+///
+/// # Errors
+/// clone3's; refused while this process has several threads.
+pub fn clone_process(namespaces: libc::c_int) -> io::Result<Fork> {
+    require_single_thread("clone3")?;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: clone_args is plain data for which all zeroes are valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_PIDFD | namespaces) as u64;
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM the child gets a copy of this address space and returns here like fork(2)'s; `args` and
+    // `pidfd` live across the call; there is one thread, so no lock is held by a thread that the child lacks.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
+    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        None => Ok(Fork::Child),
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        Some(pid) => Ok(Fork::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// unshare(2) of the given `CLONE_NEW*` namespaces.
+///
+/// # Errors
+/// unshare's; refused while this process has several threads (the kernel refuses it for user namespaces only).
+pub fn unshare(namespaces: libc::c_int) -> io::Result<()> {
+    require_single_thread("unshare")?;
+    // SAFETY: only namespaces are unshared, neither descriptors nor memory, and there is one thread.
+    check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
+}
+
+/// execve(2). Returns only if it failed.
+pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: both arrays end with a null pointer, and their strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process at once with `status`, as a forked child must: no destructor or atexit handler of the parent's runs.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// Closes every descriptor from 3 on but those in `keep`.
+///
+/// # Errors
+/// close_range(2)'s.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 3;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        let last = if fd == u32::MAX { fd } else { fd - 1 };
+        if first <= last {
+            // SAFETY: closing descriptors is the very purpose; the caller owns none of them any more (it is about to exec, or
+            // keeps what it still needs in `keep`).
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Takes ownership of a descriptor number that the user named (`--ready-fd 3`), and sets close-on-exec.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl on any number is harmless: a closed one gives EBADF.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: it is open, inherited from our parent by this number, and the option that names it is its only user.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Joins a new anonymous session keyring: keyrings are in no namespace, and the caller's keys would be readable inside.
+///
+/// # Errors
+/// keyctl(2)'s; `ENOSYS` on kernels without keys.
+pub fn new_session_keyring() -> io::Result<()> {
+    // SAFETY: KEYCTL_JOIN_SESSION_KEYRING with a null name touches no memory of ours.
+    let r = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0) };
+    check(r).map(drop)
+}
+
+/// One instruction of a classic BPF program: `code, jt, jf, k` (linux/filter.h).
+pub use libc::sock_filter as BpfInstruction;
+
+/// Installs a seccomp filter on this thread; it needs no_new_privs or CAP_SYS_ADMIN in this user namespace.
+///
+/// # Errors
+/// seccomp(2)'s; `EINVAL` for a program that the kernel does not accept.
+pub fn install_seccomp_filter(program: &[BpfInstruction]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `program` points to `len` instructions; the kernel copies and checks them, and writes nothing.
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    check(r).map(drop)
+}
+
+/// Sets and clears attributes (`MOUNT_ATTR_*`) of the mount at `fd`; of all below it, too, when `recursive`.
+///
+/// # Errors
+/// mount_setattr(2)'s; `EPERM` when a locked flag would be cleared.
+pub fn mount_setattr(fd: BorrowedFd<'_>, set: u64, clear: u64, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: `attr` is initialised and its size is given; the path is an empty C string.
+    let r = unsafe {
+        let size = size_of::<libc::mount_attr>();
+        libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size)
+    };
+    check(r).map(drop)
+}
+
+/// The user namespace that owns the namespace `fd` (ioctl_ns(2), NS_GET_USERNS).
+///
+/// # Errors
+/// `EPERM` when that one is outside the caller's own user namespace.
+pub fn owner_namespace(fd: impl AsFd) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: this ioctl takes no argument and returns a new descriptor.
+    let owner = check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), NS_GET_USERNS) }.into())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(owner).unwrap_or(-1)) })
+}
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    /// The empty set.
+    pub fn empty() -> Self {
+        // SAFETY: sigemptyset initialises the set that it is given.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            Self(set)
+        }
+    }
+
+    /// Every signal that can be blocked.
+    pub fn all() -> Self {
+        let mut set = Self::empty();
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigfillset(&raw mut set.0) };
+        set
+    }
+
+    /// With `signal` added.
+    #[must_use]
+    pub fn with(mut self, signal: i32) -> Self {
+        // SAFETY: the set is initialised; an invalid number is an error without effect.
+        unsafe { libc::sigaddset(&raw mut self.0, signal) };
+        self
+    }
+
+    /// With `signal` taken out.
+    #[must_use]
+    pub fn without(mut self, signal: i32) -> Self {
+        // SAFETY: as above.
+        unsafe { libc::sigdelset(&raw mut self.0, signal) };
+        self
+    }
+
+    /// Makes this the set of blocked signals; returns the former one.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn block(&self) -> io::Result<Self> {
+        let mut old = Self::empty();
+        // SAFETY: both sets are initialised.
+        let errno = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, &raw mut old.0) };
+        if errno == 0 { Ok(old) } else { Err(io::Error::from_raw_os_error(errno)) }
+    }
+
+    /// A descriptor that becomes readable when one of these (blocked) signals is pending (signalfd(2)).
+    ///
+    /// # Errors
+    /// signalfd's.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the set is initialised.
+        let fd =
+            check(unsafe { libc::signalfd(-1, &raw const self.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }.into())?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
+    }
+}
+
+/// A signal as a [`SignalSet::descriptor`] reports it.
+#[derive(Clone, Copy, Debug)]
+pub struct SignalInfo {
+    /// Its number.
+    pub signal: i32,
+    /// Who sent it; 0 from the kernel or from outside this pid namespace.
+    pub pid: u32,
+    /// `SI_USER`, `SI_KERNEL`, ... (sigaction(2)).
+    pub code: i32,
+}
+
+/// The next pending signal of a signalfd, or `None` when there is none.
+///
+/// # Errors
+/// read(2)'s.
+pub fn next_signal(fd: impl AsFd) -> io::Result<Option<SignalInfo>> {
+    // SAFETY: signalfd_siginfo is plain data for which all zeroes are valid.
+    let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the buffer has the size that is given, and any bytes are a valid value.
+    let n = unsafe { libc::read(fd.as_fd().as_raw_fd(), (&raw mut info).cast(), size_of::<libc::signalfd_siginfo>()) };
+    match check(n as libc::c_long) {
+        Ok(_) => Ok(Some(SignalInfo {
+            signal: i32::try_from(info.ssi_signo).unwrap_or(0),
+            pid: info.ssi_pid,
+            code: info.ssi_code,
+        })),
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives every signal its default action, but those in `keep_ignored`, and blocks none: what an exec'd command expects.
+///
+/// # Errors
+/// None in practice.
+pub fn reset_signals(keep_ignored: &[i32]) -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        if !keep_ignored.contains(&signal) {
+            // SAFETY: SIG_DFL runs no code of ours; refused numbers (SIGKILL, glibc's own) are of no interest.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+    SignalSet::empty().block().map(drop)
+}
+
+/// The signals that this process ignores, as it inherited them (nohup's SIGHUP, say).
+pub fn ignored_signals() -> Vec<i32> {
+    let ignored = |signal: &i32| {
+        // SAFETY: a null new action only asks; the old one is plain data.
+        unsafe {
+            let mut old: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*signal, std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    (1..=libc::SIGRTMAX()).filter(ignored).collect()
+}
+
+/// Ignores `signal`.
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// The number of a signal by its name, `TERM` or `SIGTERM` or `RTMIN+3` or `15`.
+pub fn signal_number(name: &str) -> Option<i32> {
+    const NAMES: [(&str, i32); 31] = [
+        ("HUP", libc::SIGHUP),
+        ("INT", libc::SIGINT),
+        ("QUIT", libc::SIGQUIT),
+        ("ILL", libc::SIGILL),
+        ("TRAP", libc::SIGTRAP),
+        ("ABRT", libc::SIGABRT),
+        ("BUS", libc::SIGBUS),
+        ("FPE", libc::SIGFPE),
+        ("KILL", libc::SIGKILL),
+        ("USR1", libc::SIGUSR1),
+        ("SEGV", libc::SIGSEGV),
+        ("USR2", libc::SIGUSR2),
+        ("PIPE", libc::SIGPIPE),
+        ("ALRM", libc::SIGALRM),
+        ("TERM", libc::SIGTERM),
+        ("STKFLT", libc::SIGSTKFLT),
+        ("CHLD", libc::SIGCHLD),
+        ("CONT", libc::SIGCONT),
+        ("STOP", libc::SIGSTOP),
+        ("TSTP", libc::SIGTSTP),
+        ("TTIN", libc::SIGTTIN),
+        ("TTOU", libc::SIGTTOU),
+        ("URG", libc::SIGURG),
+        ("XCPU", libc::SIGXCPU),
+        ("XFSZ", libc::SIGXFSZ),
+        ("VTALRM", libc::SIGVTALRM),
+        ("PROF", libc::SIGPROF),
+        ("WINCH", libc::SIGWINCH),
+        ("IO", libc::SIGIO),
+        ("PWR", libc::SIGPWR),
+        ("SYS", libc::SIGSYS),
+    ];
+    let (min, max) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    let upper = name.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = match name.parse::<i32>() {
+        Ok(number) => Some(number),
+        Err(_) => match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+            (Some(""), _) => Some(min),
+            (_, Some("")) => Some(max),
+            (Some(n), _) => n.strip_prefix('+').and_then(|n| n.parse::<u8>().ok()).map(|n| min + i32::from(n)),
+            (_, Some(n)) => n.strip_prefix('-').and_then(|n| n.parse::<u8>().ok()).map(|n| max - i32::from(n)),
+            _ => NAMES.iter().find(|(n, _)| *n == name).map(|(_, number)| *number),
+        },
+    };
+    number.filter(|n| (1..=max).contains(n))
+}
+
+/// Overwrites this process's own argv and environment strings with zeroes, so that /proc/PID/cmdline and environ show nothing.
+///
+/// # Errors
+/// When /proc/self/stat cannot be read (no /proc).
+pub fn wipe_arguments() -> io::Result<()> {
+    // Fields 48..51 of proc_pid_stat(5): arg_start, arg_end, env_start, env_end; the second field may hold any character, so
+    // counting starts behind its last parenthesis, where field 3 follows.
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let field = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<usize>().ok()).unwrap_or(0);
+    for (start, end) in [(field(48), field(49)), (field(50), field(51))] {
+        if start != 0 && end > start {
+            // SAFETY: the kernel says that our own argument strings lie there, in the stack that the first thread never gives
+            // back. After this std::env is all empty strings, and nobody holds a reference into it: Rust's own copies are owned.
+            unsafe { std::ptr::write_bytes(start as *mut u8, 0, end - start) };
+        }
+    }
+    Ok(())
+}
+
+/// A user as the host's databases (files, LDAP, ...) know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUser {
+    /// Login name.
+    pub name: String,
+    /// Home directory.
+    pub home: OsString,
+}
+
+/// Looks up a uid through getpwuid_r(3); `None` when nobody knows it.
+pub fn host_user(uid: u32) -> Option<HostUser> {
+    let mut buffer = vec![0 as libc::c_char; 16 << 10];
+    // SAFETY: passwd is plain data for which all zeroes are valid.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are valid for the call, and the length given is the buffer's.
+    let r = unsafe { libc::getpwuid_r(uid, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    if r != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: the call succeeded, so both are C strings inside `buffer`, which is still alive.
+    let (name, home) = unsafe { (CStr::from_ptr(entry.pw_name), CStr::from_ptr(entry.pw_dir)) };
+    Some(HostUser { name: name.to_str().ok()?.to_owned(), home: OsString::from_vec(home.to_bytes().to_vec()) })
+}
+
+/// Whether `path` has its setuid bit or file capabilities: what newuidmap needs to be of use.
+pub fn is_privileged_helper(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let setuid = fs::metadata(path).is_ok_and(|m| m.mode() & 0o4000 != 0 && m.uid() == 0);
+    setuid || rustix::fs::getxattr_query(path, c"security.capability").is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_every_name() {
+        assert_eq!(signal_number("SIGTERM"), Some(15));
+        assert_eq!(signal_number("quit"), Some(3));
+        assert_eq!(signal_number("9"), Some(9));
+        assert_eq!(signal_number("SIGRTMIN+3"), Some(libc::SIGRTMIN() + 3));
+        assert_eq!(signal_number("RTMAX-1"), Some(libc::SIGRTMAX() - 1));
+        for bad in ["", "SIG", "0", "65", "-1", "RTMIN+99", "NOPE"] {
+            assert_eq!(signal_number(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn root_is_a_host_user() {
+        assert_eq!(host_user(0).map(|u| u.name), Some("root".to_owned()));
+    }
+}
