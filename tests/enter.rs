@@ -1,0 +1,1 @@
+//! d-enter(1): namespaces, mounts, users, capabilities, terminals, signals, exit codes.

@@ -1,0 +1,1 @@
+//! d-netup(1): slirp4netns and pasta, forwards, lifetimes.

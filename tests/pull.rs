@@ -1,0 +1,1 @@
+//! d-pull(1): references, tokens, credentials, retries, the cache; against docker-registry and misbehaving servers.
