@@ -1,1 +1,3 @@
 //! Run a command in a rootless container made of a plain directory.
+
+pub mod seccomp;

@@ -1,0 +1,17 @@
+//! Seccomp filters as values: each function here is pure and returns a classic BPF program, which d-common's
+//! `install_seccomp_filter` hands to the kernel (seccomp(2), linux/seccomp.h).
+//!
+//! [`fakeroot`] answers the calls that only real root may make. A filter sees the numbers of every ABI that the kernel
+//! accepts, so each program covers the foreign ones too ([`abi`]): a 32-bit program must find neither a hole nor a wall.
+
+pub mod abi;
+pub mod assembler;
+pub mod fakeroot;
+#[cfg(test)]
+mod interpreter;
+mod numbers;
+
+/// SECCOMP_RET_ALLOW: the call runs.
+const RET_ALLOW: u32 = 0x7fff_0000;
+/// SECCOMP_RET_ERRNO: the call ends at once with the errno in the lower 16 bits.
+const RET_ERRNO: u32 = 0x0005_0000;
