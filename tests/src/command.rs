@@ -171,28 +171,32 @@ impl Done {
     /// stdout must be this text (a last newline apart).
     #[track_caller]
     pub fn prints(&self, text: &str) -> &Self {
-        self.expect(self.out() == text, &format!("stdout {text:?}"));
-        self
+        self.expect(self.out() == text, &format!("stdout {text:?}"))
     }
 
     /// stdout must hold this text.
     #[track_caller]
     pub fn out_has(&self, text: &str) -> &Self {
-        self.expect(self.out().contains(text), &format!("{text:?} in stdout"));
-        self
+        self.expect(self.out().contains(text), &format!("{text:?} in stdout"))
     }
 
     /// stderr must hold this text.
     #[track_caller]
     pub fn err_has(&self, text: &str) -> &Self {
-        self.expect(self.err().contains(text), &format!("{text:?} in stderr"));
-        self
+        self.expect(self.err().contains(text), &format!("{text:?} in stderr"))
+    }
+
+    /// stderr must be empty.
+    #[track_caller]
+    pub fn silent(&self) -> &Self {
+        self.expect(self.stderr.is_empty(), "an empty stderr")
     }
 
     /// Panics with all there is to know unless `met`.
     #[track_caller]
-    pub fn expect(&self, met: bool, what: &str) {
+    pub fn expect(&self, met: bool, what: &str) -> &Self {
         assert!(met, "expected {what} of\n{self}");
+        self
     }
 }
 

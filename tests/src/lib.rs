@@ -23,7 +23,7 @@ mod wait;
 pub use bins::{TOOLS, bin, bin_dir};
 pub use command::{Cmd, Done, PATH, run};
 pub use fixtures::{busybox_rootfs, fixture, fixtures};
-pub use registry::{Registry, Setup};
+pub use registry::{Registry, Setup, free_port};
 pub use running::Running;
 pub use scratch::Scratch;
 pub use wait::{alive, children, eventually};

@@ -118,7 +118,7 @@ impl Drop for Registry {
 }
 
 /// A port of 127.0.0.1 that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback socket");
     listener.local_addr().expect("its address").port()
 }
