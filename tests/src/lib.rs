@@ -15,9 +15,11 @@ pub mod badregistry;
 mod bins;
 mod command;
 mod fixtures;
+pub mod image;
 mod registry;
 mod running;
 mod scratch;
+pub mod tar;
 mod wait;
 
 pub use bins::{TOOLS, bin, bin_dir};
