@@ -1,15 +1,25 @@
 //! Seccomp filters as values: each function here is pure and returns a classic BPF program, which d-common's
 //! `install_seccomp_filter` hands to the kernel (seccomp(2), linux/seccomp.h).
 //!
-//! [`fakeroot`] answers the calls that only real root may make. A filter sees the numbers of every ABI that the kernel
+//! [`Profile`] is what a command may call at all, built in or read from Docker's and OCI's JSON; [`fakeroot`] answers the calls
+//! that only real root may make. A filter sees the numbers of every ABI that the kernel
 //! accepts, so each program covers the foreign ones too ([`abi`]): a 32-bit program must find neither a hole nor a wall.
 
 pub mod abi;
 pub mod assembler;
+mod builtin;
+mod condition;
 pub mod fakeroot;
 #[cfg(test)]
 mod interpreter;
+mod json;
+mod multiplexed;
 mod numbers;
+mod profile;
+#[cfg(test)]
+mod tests;
+
+pub use profile::{Action, Comparison, Condition, Profile, Rule, When};
 
 /// SECCOMP_RET_ALLOW: the call runs.
 const RET_ALLOW: u32 = 0x7fff_0000;

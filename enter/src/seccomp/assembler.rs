@@ -128,7 +128,7 @@ impl Assembler {
     pub fn dispatch(
         &mut self,
         abis: &[Abi],
-        cases: impl Fn(Abi) -> Vec<(u32, Label)>,
+        mut cases: impl FnMut(&mut Self, Abi) -> Vec<(u32, Label)>,
         default: Label,
         foreign: Label,
     ) -> Label {
@@ -136,8 +136,9 @@ impl Assembler {
         let mut arches: Vec<u32> = abis.iter().map(|abi| abi.audit_arch()).collect();
         arches.dedup();
         for arch in arches.into_iter().rev() {
-            let of_arch = abis.iter().copied().filter(|abi| abi.audit_arch() == arch);
-            let mut by_number = self.switch(of_arch.flat_map(&cases).collect(), default);
+            let of_arch = abis.iter().filter(|abi| abi.audit_arch() == arch);
+            let listed = of_arch.flat_map(|abi| cases(self, *abi)).collect();
+            let mut by_number = self.switch(listed, default);
             if arch == Abi::X32.audit_arch() && !abis.contains(&Abi::X32) {
                 // -1 belongs to no ABI: it is what a tracer sets to skip a call.
                 let x32 = self.branch(Test::Equal, u32::MAX, default, foreign);
@@ -252,7 +253,7 @@ mod tests {
     fn calls_of_an_abi_that_is_left_out_are_foreign() {
         let mut asm = Assembler::default();
         let [default, listed, foreign] = [1, 2, 3].map(|value| asm.ret(value));
-        let start = asm.dispatch(&[Abi::X86_64], |_| vec![(39, listed)], default, foreign);
+        let start = asm.dispatch(&[Abi::X86_64], |_, _| vec![(39, listed)], default, foreign);
         let program = asm.finish(start).unwrap();
         let ask = |abi, number| run(&program, &Call::new(abi, number, &[])).0;
         assert_eq!([39, 40, u32::MAX, 0x4000_0027].map(|n| ask(Abi::X86_64, n)), [2, 1, 1, 3]);

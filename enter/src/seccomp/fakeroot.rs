@@ -68,7 +68,7 @@ fn filter_for(machine: &Machine) -> Result<Vec<BpfInstruction>> {
     for (name, mode) in MAKE_NODE {
         targets.push((name, if_device(&mut asm, mode, succeed, allow)));
     }
-    let cases = |abi: Abi| {
+    let cases = |_: &mut Assembler, abi: Abi| {
         let number = |name| numbers::row(name).and_then(|row| numbers::number(row, abi));
         targets.iter().filter_map(|(name, target)| Some((number(name)?, *target))).collect()
     };

@@ -16,6 +16,30 @@ pub(super) fn row(name: &str) -> Option<usize> {
     SYSCALLS.binary_search_by_key(&name, |(name, _)| name).ok()
 }
 
+/// The rows of a list of names that is sorted as the table is. It is evaluated by the compiler: a name that is unknown or out
+/// of order runs off the table's end, and does not compile.
+pub(super) const fn rows<const COUNT: usize>(names: [&str; COUNT]) -> [usize; COUNT] {
+    let mut rows = [0; COUNT];
+    let (mut at, mut row) = (0, 0);
+    while at < COUNT {
+        while !same(names[at].as_bytes(), SYSCALLS[row].0.as_bytes()) {
+            row += 1;
+        }
+        rows[at] = row;
+        at += 1;
+    }
+    rows
+}
+
+/// `==` for constants.
+const fn same(left: &[u8], right: &[u8]) -> bool {
+    let mut at = 0;
+    while at < left.len() && at < right.len() && left[at] == right[at] {
+        at += 1;
+    }
+    at == left.len() && at == right.len()
+}
+
 /// The number that `abi` gives to a row, as seccomp_data.nr shows it.
 pub(super) fn number(row: usize, abi: Abi) -> Option<u32> {
     let number = SYSCALLS.get(row)?.1[abi as usize];
