@@ -1,2 +1,34 @@
 //! The command.
-fn main() {}
+
+use std::env;
+use std::process::ExitCode;
+
+use d_common::exit::{Exit, exit_of};
+use d_common::report::{Level, Report};
+use d_netup::args::{Parsed, parse};
+
+fn main() -> ExitCode {
+    let argv: Vec<_> = env::args_os().collect();
+    // With a command, its own codes must not be mistaken for ours (d-utils(7), EXIT STATUS).
+    let runs_a_command = argv.iter().any(|arg| arg == "--");
+    let failed = |exit: Exit| ExitCode::from(if runs_a_command { Exit::Enter as u8 } else { exit as u8 });
+    let args = match parse(&argv) {
+        Parsed::Args(args) => *args,
+        Parsed::Printed(code) => return code,
+        Parsed::Wrong(error) => {
+            Report::new("d-netup", Level::Normal).error(&error);
+            return failed(Exit::Usage);
+        }
+    };
+    let report = Report::new("d-netup", Level::from_flags(args.quiet, args.verbose));
+    match d_netup::run(args, &report) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report.error(&error);
+            match exit_of(&error) {
+                exit @ (Exit::CannotExecute | Exit::CommandNotFound) => ExitCode::from(exit as u8),
+                exit => failed(exit),
+            }
+        }
+    }
+}

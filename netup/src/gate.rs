@@ -1,0 +1,187 @@
+//! The gate: a forked process inside the target's user and network namespaces, that opens sockets there and passes them out.
+//!
+//! A socket belongs for good to the network it was opened in; so the supervisor, which stays outside, can connect and read
+//! such a socket as its own. The gate holds no capability after its entry, no descriptor but its end of a socket pair, and
+//! ends when the other end does. It is the last of d-netup to go, even when the supervisor was killed, so it also removes
+//! the files that the run has left in the runtime directory.
+
+use std::fs;
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit, failure};
+use d_common::sys::{self, Fork, SignalSet};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socket_with, socketpair,
+};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, setpgid, waitpid};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
+
+use crate::publish::Proto;
+use crate::runtime::Files;
+use crate::target::Target;
+
+/// What the gate found when it had entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inside {
+    /// User and group 0 are mapped, so a helper can be root there.
+    Root,
+    /// They are not: bwrap without `--dev` maps one id to itself.
+    NoRoot,
+}
+
+/// The supervisor's end.
+#[derive(Debug)]
+pub struct Gate {
+    pid: Pid,
+    pidfd: OwnedFd,
+    socket: Option<OwnedFd>,
+}
+
+impl Gate {
+    /// Forks the gate, and waits until it is inside. From now on it is the one that removes `files`.
+    ///
+    /// # Errors
+    /// [`Exit::NotAllowed`] when the namespaces may not be entered.
+    pub fn open(target: &Target, files: Files) -> Result<(Self, Inside)> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .or_exit(Exit::Io, || "cannot make a socket pair")?;
+        match sys::clone_process(0).or_exit(Exit::Unavailable, || "cannot fork")? {
+            Fork::Child => inside(target, &theirs, files),
+            Fork::Parent { pid, pidfd } => {
+                files.leave_to_the_gate();
+                drop(theirs);
+                let gate = Self { pid, pidfd, socket: Some(ours) };
+                let answer = gate.answer().or_exit(Exit::Unavailable, || "the gate process died")?;
+                match answer {
+                    (b'0', _) => Ok((gate, Inside::Root)),
+                    (b'1', _) => Ok((gate, Inside::NoRoot)),
+                    (_, errno) => Err(refused(target, errno)),
+                }
+            }
+        }
+    }
+
+    /// A handle to the gate's process.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// A new non-blocking IPv4 socket inside the namespace.
+    ///
+    /// # Errors
+    /// socket(2)'s there, or the gate's death.
+    pub fn socket(&self, proto: Proto) -> io::Result<OwnedFd> {
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
+        let wish = match proto {
+            Proto::Tcp => b"t",
+            Proto::Udp => b"u",
+        };
+        send(socket, wish, SendFlags::NOSIGNAL)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut errno = [0u8; 4];
+        let received = recvmsg(socket, &mut [IoSliceMut::new(&mut errno)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let fds = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        match fds.flatten().next() {
+            Some(fd) => Ok(fd),
+            None if received.bytes == errno.len() => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+            None => Err(Errno::PIPE.into()),
+        }
+    }
+
+    /// The first packet: what was found, and an errno.
+    fn answer(&self) -> io::Result<(u8, i32)> {
+        let mut packet = [0u8; 5];
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
+        let (n, _) = recv(socket, &mut packet, RecvFlags::empty())?;
+        let [word, errno @ ..] = packet;
+        if n == packet.len() { Ok((word, i32::from_ne_bytes(errno))) } else { Err(Errno::PIPE.into()) }
+    }
+}
+
+impl Drop for Gate {
+    /// Lets the gate go and waits for it, so that neither a zombie nor a file is left.
+    fn drop(&mut self) {
+        self.socket = None;
+        let _ = waitpid(Some(self.pid), WaitOptions::empty());
+    }
+}
+
+fn refused(target: &Target, errno: i32) -> anyhow::Error {
+    let why = d_common::report::errno_text(errno);
+    failure(
+        Exit::NotAllowed,
+        format!(
+            "not allowed to enter the network namespace of process {}: {why}; it belongs to another user",
+            target.pid
+        ),
+    )
+}
+
+/// The gate's own program.
+fn inside(target: &Target, socket: &OwnedFd, files: Files) -> ! {
+    // Ctrl-C of the terminal is the supervisor's business, and no signal may keep the gate from tidying up.
+    let _ = setpgid(None, None);
+    let _ = SignalSet::all().block();
+    let entered = enter(target);
+    let keep: Vec<i32> = [socket.as_raw_fd()].into_iter().chain(files.descriptor()).collect();
+    let _ = sys::close_all_but(&keep);
+    let (word, errno) = match entered {
+        Ok(Inside::Root) => (b'0', 0),
+        Ok(Inside::NoRoot) => (b'1', 0),
+        Err(e) => (b'e', e.raw_os_error()),
+    };
+    let mut packet = vec![word];
+    packet.extend(errno.to_ne_bytes());
+    if send(socket, &packet, SendFlags::NOSIGNAL).is_ok() {
+        serve(socket);
+    }
+    drop(files);
+    sys::exit_now(0)
+}
+
+/// The user namespace comes first: it gives the capability that entering the network needs (setns(2)).
+fn enter(target: &Target) -> Result<Inside, Errno> {
+    if let Some(userns) = &target.userns {
+        move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))?;
+    }
+    move_into_link_name_space(target.netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let maps_zero =
+        |path| fs::read_to_string(path).is_ok_and(|map| map.lines().any(|l| l.trim_start().starts_with("0 ")));
+    let root = maps_zero("/proc/self/uid_map") && maps_zero("/proc/self/gid_map");
+    Ok(if root { Inside::Root } else { Inside::NoRoot })
+}
+
+/// Answers each wish with a socket, or with an errno, until the supervisor is gone.
+fn serve(socket: &OwnedFd) {
+    let mut wish = [0u8; 1];
+    while let Ok((1, _)) = recv(socket, &mut wish, RecvFlags::empty()) {
+        let kind = if wish == *b"u" { SocketType::DGRAM } else { SocketType::STREAM };
+        let made = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
+        let sent = match &made {
+            Ok(fd) => {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                let fds = [fd.as_fd()];
+                control.push(SendAncillaryMessage::ScmRights(&fds));
+                sendmsg(socket, &[IoSlice::new(&[0; 4])], &mut control, SendFlags::NOSIGNAL)
+            }
+            Err(errno) => send(socket, &errno.raw_os_error().to_ne_bytes(), SendFlags::NOSIGNAL),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The files of a run, in `$XDG_RUNTIME_DIR/d-netup` (else /tmp/d-utils-UID/d-netup): `PID.sock`, through which a running
+//! d-netup is asked, and for a moment at the start `PID.slirp/api`, slirp4netns's own socket.
+//!
+//! The directory is reached through a descriptor, so that no path is too long for a socket address (108 bytes, unix(7)).
+//! A socket appears under its name only when it already listens, so a name that nobody answers behind is a leftover.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use d_common::runtime::runtime_dir;
+use rustix::fs::{AtFlags, Mode, OFlags, linkat, mkdirat, open, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::process::Pid;
+
+/// So many callers may wait at `PID.sock`.
+const BACKLOG: i32 = 16;
+
+/// The names that one run owns.
+#[derive(Debug)]
+pub struct Files {
+    dir: Option<OwnedFd>,
+    pid: Pid,
+}
+
+/// Opens the runtime directory.
+///
+/// # Errors
+/// As [`runtime_dir`].
+pub fn open_dir() -> Result<OwnedFd> {
+    let path = runtime_dir("d-netup")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(&path, flags, Mode::empty()).or_exit(Exit::CantCreate, || format!("cannot open {}", path.display()))
+}
+
+/// The name of the socket for `pid`.
+fn socket_name(pid: Pid) -> String {
+    format!("{pid}.sock")
+}
+
+fn slirp_name(pid: Pid) -> String {
+    format!("{pid}.slirp")
+}
+
+/// The address of `name` in `dir`, however long the directory's path is.
+fn address(dir: BorrowedFd<'_>, name: &str) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Connects to the d-netup that serves `pid`; `None` when there is none.
+pub fn connect_to(dir: BorrowedFd<'_>, pid: Pid) -> Option<OwnedFd> {
+    let socket = new_socket().ok()?;
+    connect(&socket, &address(dir, &socket_name(pid)).ok()?).ok()?;
+    Some(socket)
+}
+
+impl Files {
+    /// Claims `pid`: at most one d-netup serves a process. Returns the listening socket, too.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreate`] when another one serves it already.
+    pub fn claim(pid: Pid) -> Result<(Self, OwnedFd)> {
+        let dir = open_dir()?;
+        let (name, temporary) = (socket_name(pid), format!(".{pid}.{}", std::process::id()));
+        let make = || -> Result<OwnedFd, Errno> {
+            let socket = new_socket()?;
+            let _ = unlinkat(&dir, &temporary, AtFlags::empty());
+            bind(&socket, &address(dir.as_fd(), &temporary)?)?;
+            listen(&socket, BACKLOG)?;
+            Ok(socket)
+        };
+        let cannot = || format!("cannot make the socket {name} in the runtime directory");
+        let socket = make().or_exit(Exit::CantCreate, cannot)?;
+        let mut linked = linkat(&dir, &temporary, &dir, &name, AtFlags::empty());
+        if linked == Err(Errno::EXIST) && connect_to(dir.as_fd(), pid).is_none() {
+            let _ = unlinkat(&dir, &name, AtFlags::empty());
+            linked = linkat(&dir, &temporary, &dir, &name, AtFlags::empty());
+        }
+        let _ = unlinkat(&dir, &temporary, AtFlags::empty());
+        if linked == Err(Errno::EXIST) {
+            fail!(Exit::CantCreate, "process {pid} is already connected by a d-netup (d-netup --list {pid} asks it)");
+        }
+        linked.or_exit(Exit::CantCreate, cannot)?;
+        Ok((Self { dir: Some(dir), pid }, socket))
+    }
+
+    /// The descriptor that removing the files needs.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.dir.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Forgets the files in this process.
+    pub fn leave_to_the_gate(mut self) {
+        self.dir = None;
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.dir {
+            let slirp = slirp_name(self.pid);
+            let _ = unlinkat(dir, socket_name(self.pid), AtFlags::empty());
+            let _ = unlinkat(dir, format!("{slirp}/{API}"), AtFlags::empty());
+            let _ = unlinkat(dir, slirp, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// The name of slirp4netns's socket in its directory.
+pub const API: &str = "api";
+
+/// The directory in which slirp4netns makes its API socket; gone as soon as the socket has been taken.
+#[derive(Debug)]
+pub struct ApiDir {
+    parent: OwnedFd,
+    name: String,
+    dir: OwnedFd,
+}
+
+impl ApiDir {
+    /// Makes the directory.
+    ///
+    /// # Errors
+    /// mkdir(2)'s.
+    pub fn make(pid: Pid) -> Result<Self> {
+        let (parent, name) = (open_dir()?, slirp_name(pid));
+        let make = || -> Result<OwnedFd, Errno> {
+            match mkdirat(&parent, &name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+            // slirp4netns may run as another (subordinate) user; all others are kept out by the directory above.
+            rustix::fs::chmodat(&parent, &name, Mode::RWXU | Mode::RWXG | Mode::RWXO, AtFlags::empty())?;
+            openat(&parent, &name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        };
+        let dir = make().or_exit(Exit::CantCreate, || format!("cannot make {name} in the runtime directory"))?;
+        Ok(Self { parent, name, dir })
+    }
+
+    /// The directory.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Takes the socket out of the directory. It is reached through /proc/self/fd from now on, and nothing is left to
+    /// clean up.
+    ///
+    /// # Errors
+    /// open(2)'s.
+    pub fn take_socket(&self) -> Result<OwnedFd, Errno> {
+        openat(&self.dir, API, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    }
+}
+
+impl Drop for ApiDir {
+    fn drop(&mut self) {
+        let _ = unlinkat(&self.dir, API, AtFlags::empty());
+        let _ = unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+/// An address that leads to the socket behind `fd` (opened with `O_PATH`), even when it has no name any more.
+///
+/// # Errors
+/// None in practice.
+pub fn address_of(fd: BorrowedFd<'_>) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
