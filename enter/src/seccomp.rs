@@ -15,6 +15,7 @@ mod interpreter;
 mod json;
 mod multiplexed;
 mod numbers;
+mod oci;
 mod profile;
 #[cfg(test)]
 mod tests;

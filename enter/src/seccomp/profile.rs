@@ -147,10 +147,15 @@ impl Profile {
         asm.finish(start)
     }
 
+    /// The rules that are about this command on this kernel.
+    pub(super) fn rules_for(&self, kept: u64, kernel: (u32, u32)) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.action != self.default && rule.when.holds(kept, kernel))
+    }
+
     /// By row of the table of system calls.
     fn verdicts(&self, kept: u64, kernel: (u32, u32)) -> Vec<Verdict<'_>> {
         let mut verdicts = vec![Verdict::default(); numbers::SYSCALLS.len()];
-        for rule in self.rules.iter().filter(|r| r.action != self.default && r.when.holds(kept, kernel)) {
+        for rule in self.rules_for(kept, kernel) {
             for row in rule.rows.iter() {
                 let verdict = &mut verdicts[*row];
                 if rule.conditions.is_empty() {

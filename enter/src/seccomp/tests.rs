@@ -173,6 +173,43 @@ fn a_profile_with_everything() {
     }
 }
 
+/// Every comparison and action goes out and comes back.
+#[test]
+fn the_oci_form_makes_the_same_filter() {
+    let compile = |profile: &Profile| -> Vec<(u16, u8, u8, u32)> {
+        let program = profile.compile(KEPT[0], KERNEL).unwrap();
+        program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
+    };
+    let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"].map(|op| {
+        format!(
+            r#"{{"name": "read", "action": "SCMP_ACT_TRAP",
+                "args": [{{"index": 1, "value": 12, "valueTwo": 4, "op": "SCMP_CMP_{op}"}}]}}"#
+        )
+    });
+    let each = [
+        ("dup", "ALLOW"),
+        ("pipe2", "LOG"),
+        ("kill", "ERRNO"),
+        ("open", "TRAP"),
+        ("link", "KILL"),
+        ("bpf", "KILL_PROCESS"),
+    ];
+    let actions = each.map(|(name, action)| {
+        format!(r#"{{"name": "{name}", "action": "SCMP_ACT_{action}", "excludes": {{"caps": ["CAP_SYS_ADMIN"]}}}}"#)
+    });
+    let text = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 5, "syscalls": [{},{}]}}"#,
+        operators.join(","),
+        actions.join(",")
+    );
+    for machine in [Machine::X86_64, Machine::AARCH64] {
+        for profile in [Profile::builtin_for(&machine), Profile::from_json_for(&machine, &text).unwrap()] {
+            let oci = profile.to_oci(KEPT[0], KERNEL).to_string();
+            assert_eq!(compile(&Profile::from_json_for(&machine, &oci).unwrap()), compile(&profile));
+        }
+    }
+}
+
 fn ask(text: &str, abi: Abi, name: &str, arguments: &[u64]) -> u32 {
     let program = Profile::from_json_for(&Machine::X86_64, text).unwrap().compile(0, KERNEL).unwrap();
     run(&program, &Call::new(abi, numbers::number(numbers::row(name).unwrap(), abi).unwrap(), arguments)).0
