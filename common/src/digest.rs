@@ -55,7 +55,12 @@ impl std::error::Error for InvalidDigest {}
 impl Digest {
     /// The digest of `bytes` under SHA-256.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
+        Self::with(Algorithm::Sha256, bytes)
+    }
+
+    /// The digest of `bytes` under `algorithm`.
+    pub fn with(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(algorithm);
         hasher.update(bytes);
         hasher.finish()
     }

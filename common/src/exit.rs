@@ -58,6 +58,11 @@ pub fn failure(exit: Exit, message: impl fmt::Display) -> anyhow::Error {
     anyhow::Error::new(Failure { exit, message: message.to_string() })
 }
 
+/// A new error of the kind `exit`, with what caused it.
+pub fn caused(exit: Exit, message: impl fmt::Display, cause: impl Into<anyhow::Error>) -> anyhow::Error {
+    cause.into().context(Failure { exit, message: message.to_string() })
+}
+
 /// Returns early with a [`failure`]: `fail!(Exit::Data, "layer {n} is torn")`.
 #[macro_export]
 macro_rules! fail {
@@ -77,7 +82,7 @@ pub trait OrExit<T> {
 
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit<M: fmt::Display>(self, exit: Exit, message: impl FnOnce() -> M) -> anyhow::Result<T> {
-        self.map_err(|e| e.into().context(Failure { exit, message: message().to_string() }))
+        self.map_err(|e| caused(exit, message(), e))
     }
 }
 
