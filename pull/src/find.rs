@@ -1,0 +1,167 @@
+//! Which image a reference means now: what the cache says, what the registry says, and which of them is asked (`--pull`).
+
+use anyhow::Result;
+use d_common::digest::Digest;
+use d_common::exit::{Exit, OrExit, exit_of, failure};
+use d_common::image::Descriptor;
+use d_common::report::chain;
+
+use crate::blob::embedded;
+use crate::context::Context;
+use crate::index::name_of;
+use crate::plan::{PullMode, Wanted};
+use crate::reference::Version;
+use crate::registry::Repository;
+use crate::resolve::{Blob, Get, Image, Kind, Want, walk};
+
+/// Finds one image.
+pub struct Finder<'a> {
+    context: &'a Context,
+    wanted: &'a Wanted,
+    /// Where it may be fetched from.
+    pub sources: &'a [Repository<'a>],
+}
+
+impl<'a> Finder<'a> {
+    /// Nothing is asked yet.
+    pub fn new(context: &'a Context, wanted: &'a Wanted, sources: &'a [Repository<'a>]) -> Self {
+        Self { context, wanted, sources }
+    }
+
+    /// The image as the chosen mode wants it to be found.
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`] where it is neither cached nor to be asked for; those of the registry and of [`walk`].
+    pub fn find(&self) -> Result<Image> {
+        let mode = self.context.plan.mode;
+        let cached = self.cached();
+        let pinned = matches!(self.wanted.version, Version::Digest(_));
+        match (cached, mode) {
+            // What has a digest cannot be newer elsewhere.
+            (Some(image), _) if pinned => Ok(image),
+            (Some(image), PullMode::Never | PullMode::Missing) => Ok(image),
+            (None, PullMode::Never) => {
+                Err(failure(Exit::NotFound, format!("{} is not in the cache (--offline)", self.wanted.reference)))
+            }
+            (Some(image), PullMode::Newer) => self.ask(Some(&image)).or_else(|error| {
+                if exit_of(&error) != Exit::TryAgain {
+                    return Err(error);
+                }
+                self.context.report.warn(format_args!("{}; using the cached {}", chain(&error), self.wanted.reference));
+                Ok(image)
+            }),
+            (cached, _) => self.ask(cached.as_ref()),
+        }
+    }
+
+    /// The image as it is in the cache, if it is there with all its blobs.
+    fn cached(&self) -> Option<Image> {
+        let cache = &self.context.cache;
+        let (digest, tag_digest) = match &self.wanted.version {
+            Version::Digest(digest) => (digest.clone(), digest.clone()),
+            Version::Tag(_) => {
+                let name = name_of(&self.wanted.reference, &self.wanted.platform);
+                let entry = cache.index().ok()?.find(&name)?;
+                (entry.manifest.digest, entry.tag_digest)
+            }
+        };
+        let root = Blob { bytes: cache.json(&digest)?, digest, media_type: String::new() };
+        let image = self
+            .walk(root, &mut |_, blob| {
+                cache.json(&blob.digest).or_exit(Exit::NotFound, || format!("{} is not cached", blob.digest))
+            })
+            .ok()?;
+        let whole = image.blobs().ok()?.into_iter().all(|blob| cache.has(blob));
+        whole.then_some(Image { tag_digest, ..image })
+    }
+
+    /// Asks the registry, and fetches of the manifests only what the cache has not.
+    fn ask(&self, cached: Option<&Image>) -> Result<Image> {
+        let root = match &self.wanted.version {
+            Version::Digest(digest) => self.document(digest)?,
+            version @ Version::Tag(_) => match (cached, self.tag_digest(version, cached.is_some())?) {
+                (Some(image), Some(digest)) if image.tag_digest == digest => return Ok(image.clone()),
+                (_, Some(digest)) => self.document(&digest)?,
+                (_, None) => self.document_of(version)?,
+            },
+        };
+        self.walk(root, &mut |kind, descriptor| self.get(kind, descriptor))
+    }
+
+    /// What a tag names now, without fetching it; `None` where the registry does not say. Only worth a request if the cache
+    /// has something to compare with.
+    fn tag_digest(&self, tag: &Version, worthwhile: bool) -> Result<Option<Digest>> {
+        if !worthwhile {
+            return Ok(None);
+        }
+        match self.first(|source| source.manifest(tag, true)) {
+            Ok(answer) => Ok(answer.digest),
+            // Registries that refuse HEAD get a GET, which also has words for the refusal.
+            Err(error) if exit_of(&error) != Exit::TryAgain => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn document(&self, digest: &Digest) -> Result<Blob> {
+        match self.context.cache.json(digest) {
+            Some(bytes) => Ok(Blob { digest: digest.clone(), media_type: String::new(), bytes }),
+            None => self.document_of(&Version::Digest(digest.clone())),
+        }
+    }
+
+    fn document_of(&self, version: &Version) -> Result<Blob> {
+        let answer = self.first(|source| source.manifest(version, false))?;
+        let digest = match version {
+            Version::Digest(digest) => digest.clone(),
+            Version::Tag(_) => Digest::of(&answer.bytes),
+        };
+        Ok(Blob { digest, media_type: answer.media_type, bytes: answer.bytes })
+    }
+
+    fn get(&self, kind: Kind, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.context.cache.json(&descriptor.digest) {
+            return Ok(bytes);
+        }
+        if let Some(bytes) = embedded(descriptor)? {
+            return Ok(bytes);
+        }
+        self.first(|source| match kind {
+            Kind::Manifest => Ok(source.manifest(&Version::Digest(descriptor.digest.clone()), false)?.bytes),
+            Kind::Config => source.small_blob(&descriptor.digest, descriptor.size),
+        })
+    }
+
+    /// The config, wherever it is.
+    ///
+    /// # Errors
+    /// The registry's; [`Exit::Data`] when it is not what the manifest says.
+    pub fn config(&self, image: &Image) -> Result<Vec<u8>> {
+        if let Some(bytes) = &image.config {
+            return Ok(bytes.clone());
+        }
+        let bytes = self.get(Kind::Config, &image.parsed.config)?;
+        crate::blob::check(&image.parsed.config, &bytes)?;
+        Ok(bytes)
+    }
+
+    fn walk(&self, root: Blob, get: &mut Get<'_>) -> Result<Image> {
+        let name = self.wanted.reference.to_string();
+        let want = Want { platform: &self.wanted.platform, any: self.wanted.any_platform, name: &name };
+        walk(root, &want, get)
+    }
+
+    /// The answer of the first source that has one; the last one's error is the image's own registry's.
+    fn first<T>(&self, ask: impl Fn(&Repository<'_>) -> Result<T>) -> Result<T> {
+        let mut last = failure(Exit::NotFound, format!("{} has no source", self.wanted.reference));
+        for (i, source) in self.sources.iter().enumerate() {
+            match ask(source) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+            if i + 1 < self.sources.len() {
+                self.context.report.warn(format_args!("{}; trying the next source", chain(&last)));
+            }
+        }
+        Err(last)
+    }
+}

@@ -1,0 +1,315 @@
+//! One repository on one registry (distribution-spec v1.1, Docker registry v2): how it is reached and what it is asked.
+
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Error, Result};
+use d_common::digest::Digest;
+use d_common::exit::{Exit, OrExit, failure};
+use d_common::fail;
+use d_common::image::media;
+use reqwest::blocking::Response;
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Method, StatusCode, Url};
+
+use crate::challenge::Challenge;
+use crate::credentials::Credentials;
+use crate::http::{
+    Http, Request, is_certificate_error, is_loopback, read_body, registry_message, same_origin, unexpected, words,
+};
+use crate::reference::{DEFAULT_REGISTRY, Version};
+use crate::retry::{Trouble, retry};
+use crate::sources::Source;
+use crate::token::Authorizer;
+
+/// Largest manifest or index, in bytes.
+pub const MAX_MANIFEST: u64 = d_common::layout::MAX_JSON;
+/// Largest page of a tag list, in bytes, and most pages.
+const MAX_TAGS: u64 = 16 << 20;
+const MAX_PAGES: usize = 10_000;
+/// Where Docker Hub's API is.
+const DOCKER_HUB: &str = "registry-1.docker.io";
+
+/// A repository, and what was found out about its registry.
+pub struct Repository<'a> {
+    /// Where it is.
+    pub source: Source,
+    http: &'a Http,
+    auth: Authorizer<'a>,
+    tls_settings: bool,
+    /// The URL of `/v2/`, once it was reached.
+    base: OnceLock<Url>,
+}
+
+/// A manifest as it was answered.
+pub struct Answer {
+    /// The body; empty for a HEAD.
+    pub bytes: Vec<u8>,
+    /// Content-Type, without parameters.
+    pub media_type: String,
+    /// Docker-Content-Digest.
+    pub digest: Option<Digest>,
+}
+
+impl<'a> Repository<'a> {
+    /// The repository at `source`; nothing is sent yet. `tls_settings`: the user has certificates for this registry.
+    pub fn new(http: &'a Http, credentials: &'a Credentials, source: Source, tls_settings: bool) -> Self {
+        let auth = Authorizer::new(http, credentials, &source.registry, &source.repository, source.insecure);
+        Self { source, http, auth, tls_settings, base: OnceLock::new() }
+    }
+
+    /// A manifest or index; `head` asks for its headers alone.
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`], [`Exit::NotAllowed`], [`Exit::TryAgain`], [`Exit::Protocol`]; [`Exit::Data`] when its digest is
+    /// not the one that was asked for or announced.
+    pub fn manifest(&self, version: &Version, head: bool) -> Result<Answer> {
+        let method = if head { Method::HEAD } else { Method::GET };
+        let accept = [media::INDEX, media::DOCKER_LIST, media::MANIFEST, media::DOCKER_MANIFEST].join(", ");
+        let path = format!("manifests/{version}");
+        let answer = retry(self.http.report, || {
+            let response = self.ask(&method, &path, &accept, None)?;
+            if response.status() != StatusCode::OK {
+                return Err(self.refusal(response, &format!("{}{}", self.source.name(), colon(version))));
+            }
+            let digest = content_digest(response.headers())?;
+            let media_type = media_type(response.headers());
+            let bytes = if head { Vec::new() } else { read_body(response, MAX_MANIFEST, Exit::Data)? };
+            Ok(Answer { bytes, media_type, digest })
+        })?;
+        if !head {
+            check_digests(version, &answer).with_context(|| {
+                failure(
+                    Exit::Data,
+                    format!("the manifest of {}{} is not what it should be", self.source.name(), colon(version)),
+                )
+            })?;
+        }
+        Ok(answer)
+    }
+
+    /// A blob's bytes from `from` on: one attempt.
+    ///
+    /// # Errors
+    /// As [`Trouble`] says; any answer but 200, 206 and 416 is an error.
+    pub fn blob(&self, digest: &Digest, from: u64) -> Result<Response, Trouble> {
+        let response = self.ask(&Method::GET, &format!("blobs/{digest}"), "*/*", (from > 0).then_some(from))?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
+            _ => Err(self.refusal(response, &format!("blob {digest} of {}", self.source.name()))),
+        }
+    }
+
+    /// The whole of a small blob, such as a config; its digest is for the caller to check.
+    ///
+    /// # Errors
+    /// As [`Repository::manifest`].
+    pub fn small_blob(&self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
+        retry(self.http.report, || read_body(self.blob(digest, 0)?, size, Exit::Data))
+    }
+
+    /// All tags, page by page, each page to `each`.
+    ///
+    /// # Errors
+    /// As [`Repository::manifest`], and those of `each`.
+    pub fn tags(&self, mut each: impl FnMut(&[String]) -> Result<()>) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut path = "tags/list".to_owned();
+        for _ in 0..MAX_PAGES {
+            let (bytes, url, next) = retry(self.http.report, || {
+                let response = self.ask(&Method::GET, &path, "application/json", None)?;
+                if response.status() != StatusCode::OK {
+                    return Err(self.refusal(response, &self.source.name()));
+                }
+                let next = response.headers().get(header::LINK).and_then(|v| v.to_str().ok()).and_then(next_link);
+                let url = response.url().clone();
+                Ok((read_body(response, MAX_TAGS, Exit::Protocol)?, url, next))
+            })?;
+            let page: Page = serde_json::from_slice(&bytes)
+                .or_exit(Exit::Protocol, || format!("the tag list of {} is broken", self.source.name()))?;
+            each(&page.tags.unwrap_or_default())?;
+            let Some(next) = next else { return Ok(()) };
+            // Behind a proxy its host and path are often wrong; what counts is where the next page starts.
+            let query = url.join(&next).ok().and_then(|n| n.query().map(str::to_owned)).unwrap_or_default();
+            let after = format!("tags/list?{query}");
+            if after == path {
+                fail!(Exit::Protocol, "the tag list of {} goes round in circles", self.source.name());
+            }
+            path = after;
+        }
+        fail!(Exit::Protocol, "the tag list of {} has more than {MAX_PAGES} pages", self.source.name())
+    }
+
+    /// Asks for a path below the repository; answers challenges.
+    fn ask(&self, method: &Method, path: &str, accept: &str, from: Option<u64>) -> Result<Response, Trouble> {
+        let base = self.base()?;
+        let url = base
+            .join(&format!("{}/{path}", self.source.repository))
+            .or_exit(Exit::Usage, || format!("{path} is no path of a URL"))?;
+        let authorized = |header: Option<&str>| {
+            let request =
+                Request { method: method.clone(), accept, authorization: header, from, ..Request::get(url.clone()) };
+            self.http.send(&request)
+        };
+        let used = self.auth.current();
+        let response = authorized(used.header.as_deref())?;
+        // The challenge of a host that we were redirected to must not direct our credentials.
+        if response.status() != StatusCode::UNAUTHORIZED || !same_origin(response.url(), &url) {
+            return Ok(response);
+        }
+        // Never asked so far, or the token has expired: one new one, and one more try.
+        self.auth.answer(&url, &challenges(response.headers()), &used)?;
+        authorized(self.auth.current().header.as_deref())
+    }
+
+    /// What a status that is no success means for `what`.
+    fn refusal(&self, response: Response, what: &str) -> Trouble {
+        match response.status() {
+            StatusCode::UNAUTHORIZED => self.auth.denied().into(),
+            StatusCode::FORBIDDEN => {
+                let said = registry_message(response);
+                self.auth.denied().context(failure(Exit::NotAllowed, format!("{what} is refused{said}"))).into()
+            }
+            StatusCode::NOT_FOUND => {
+                let status = words(response.status());
+                failure(Exit::NotFound, format!("{what} not found: {status}{}", registry_message(response))).into()
+            }
+            _ => unexpected(response),
+        }
+    }
+
+    /// The URL of `/v2/`, by the first of the possible schemes that works; authorization is got ready on the way.
+    fn base(&self) -> Result<&Url, Trouble> {
+        if let Some(base) = self.base.get() {
+            return Ok(base);
+        }
+        let host = api_host(&self.source.registry);
+        let mut first_error = None;
+        for scheme in self.schemes(host)? {
+            let url = parse(&format!("{scheme}://{host}/v2/"))?;
+            match self.probe(&url) {
+                Ok(true) => return Ok(self.base.get_or_init(|| url)),
+                Ok(false) => {}
+                // The one reason that must not be lost behind another scheme's.
+                Err(Trouble::Fatal(error)) if is_certificate_error(&error) => return Err(error.into()),
+                Err(trouble) => _ = first_error.get_or_insert(trouble),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
+    }
+
+    /// https; without it only this machine and registries that the user calls insecure. A loopback registry is nearly always
+    /// http, unless the user has certificates for it.
+    fn schemes(&self, host: &str) -> Result<&'static [&'static str]> {
+        let loopback = is_loopback(&parse(&format!("http://{host}/"))?);
+        Ok(match (loopback, self.source.insecure) {
+            (true, _) if !self.tls_settings => &["http", "https"],
+            (false, false) => &["https"],
+            _ => &["https", "http"],
+        })
+    }
+
+    /// Whether this is a registry; `Ok(false)` for one that wants to be asked with another scheme.
+    fn probe(&self, url: &Url) -> Result<bool, Trouble> {
+        let response = self.http.send(&Request::get(url.clone()))?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED if same_origin(response.url(), url) => {
+                self.auth.answer(url, &challenges(response.headers()), &self.auth.current())?;
+                Ok(true)
+            }
+            // What Go's and nginx's TLS servers say to plain http.
+            StatusCode::BAD_REQUEST if url.scheme() == "http" => Ok(false),
+            s if s.is_server_error() || s == StatusCode::TOO_MANY_REQUESTS => Err(unexpected(response)),
+            // Some registries answer /v2/ with 403 or 404 and serve images nonetheless.
+            _ => Ok(true),
+        }
+    }
+}
+
+/// Where a registry's API is.
+pub fn api_host(registry: &str) -> &str {
+    if registry == DEFAULT_REGISTRY { DOCKER_HUB } else { registry }
+}
+
+fn parse(url: &str) -> Result<Url> {
+    Url::parse(url).or_exit(Exit::Usage, || format!("{url} is no URL"))
+}
+
+fn colon(version: &Version) -> String {
+    match version {
+        Version::Tag(tag) => format!(":{tag}"),
+        Version::Digest(digest) => format!("@{digest}"),
+    }
+}
+
+fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    let values = headers.get_all(header::WWW_AUTHENTICATE);
+    values.iter().filter_map(|v| v.to_str().ok()).flat_map(Challenge::parse).collect()
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn content_digest(headers: &HeaderMap) -> Result<Option<Digest>> {
+    let Some(value) = headers.get("docker-content-digest") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    text.parse().map(Some).or_exit(Exit::Protocol, || "its Docker-Content-Digest is broken".to_owned())
+}
+
+/// Compares the body with the digest in the request and the one in the answer.
+fn check_digests(version: &Version, answer: &Answer) -> Result<()> {
+    let asked = match version {
+        Version::Digest(digest) => Some(digest),
+        Version::Tag(_) => None,
+    };
+    for (digest, whose) in [(asked, "the digest asked for"), (answer.digest.as_ref(), "its Docker-Content-Digest")] {
+        let Some(digest) = digest else { continue };
+        let found = Digest::with(digest.algorithm(), &answer.bytes);
+        if found != *digest {
+            return Err(Error::msg(format!("its content is {found}, {whose} is {digest}")));
+        }
+    }
+    Ok(())
+}
+
+/// The target of `Link: <URL>; rel="next"` (RFC 8288).
+fn next_link(value: &str) -> Option<String> {
+    value.split(',').find_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let is_next = parameters.split(';').filter_map(|p| p.trim().split_once('=')).any(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+        });
+        is_next.then(|| target.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_links() {
+        let next = Some("/v2/x/tags/list?last=b&n=2".to_owned());
+        assert_eq!(next_link(r#"</v2/x/tags/list?last=b&n=2>; rel="next""#), next);
+        assert_eq!(next_link(r#"<a>; rel="prev", </v2/x/tags/list?last=b&n=2>;rel=next"#), next);
+        for none in ["", "<a>", r#"<a>; rel="prev""#, "a; rel=next"] {
+            assert_eq!(next_link(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn digests_of_both_sides_are_compared() {
+        let answer = |digest| Answer { bytes: b"{}".to_vec(), media_type: String::new(), digest };
+        let (right, wrong) = (Digest::of(b"{}"), Digest::of(b""));
+        let tag = Version::Tag("t".into());
+        assert!(check_digests(&tag, &answer(None)).is_ok());
+        assert!(check_digests(&tag, &answer(Some(right.clone()))).is_ok());
+        assert!(check_digests(&tag, &answer(Some(wrong.clone()))).is_err());
+        assert!(check_digests(&Version::Digest(right), &answer(Some(wrong.clone()))).is_err());
+        assert!(check_digests(&Version::Digest(wrong), &answer(None)).is_err());
+    }
+}

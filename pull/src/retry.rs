@@ -1,0 +1,137 @@
+//! When to try again and how long to wait first: exponential backoff with jitter, and what `Retry-After` asks for.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Error, Result};
+use d_common::report::{Report, chain};
+
+/// Attempts that may fail in a row before giving up; an attempt that brought new bytes starts the count anew.
+const MAX_ATTEMPTS: u32 = 5;
+/// The first pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause, also where a registry asks for a longer one: four of them are a minute.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+
+/// A failed attempt.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It may work the next time.
+    Transient {
+        /// What happened.
+        error: Error,
+        /// How long the registry asks to wait.
+        after: Option<Duration>,
+        /// Whether the attempt got further than the ones before it.
+        progress: bool,
+    },
+    /// It never will.
+    Fatal(Error),
+}
+
+impl Trouble {
+    /// A failure that may pass, without a hint of when.
+    pub fn transient(error: Error) -> Self {
+        Self::Transient { error, after: None, progress: false }
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// Runs `attempt` until it succeeds, fails for good, or has failed [`MAX_ATTEMPTS`] times in a row.
+///
+/// # Errors
+/// The last attempt's.
+pub fn retry<T>(report: Report, mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T> {
+    let mut failures = Failures::default();
+    loop {
+        let (error, wait) = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(Trouble::Fatal(error)) => return Err(error),
+            Err(Trouble::Transient { error, after, progress }) => {
+                let wait = failures.next_pause(progress, after, jitter());
+                (error, wait)
+            }
+        };
+        let Some(wait) = wait else { return Err(error) };
+        report.info(format_args!("{}; trying again in {:.1} s", chain(&error), wait.as_secs_f32()));
+        std::thread::sleep(wait);
+    }
+}
+
+/// How many attempts in a row have failed.
+#[derive(Default)]
+struct Failures(u32);
+
+impl Failures {
+    /// Counts one more, and says how long to wait; `None` when it is time to give up.
+    fn next_pause(&mut self, progress: bool, asked: Option<Duration>, jitter: f64) -> Option<Duration> {
+        self.0 = if progress { 1 } else { self.0 + 1 };
+        (self.0 < MAX_ATTEMPTS).then(|| pause(self.0, asked, jitter))
+    }
+}
+
+/// The pause after the `failed`th failure in a row; `jitter` in 0..=1 spreads many clients out.
+fn pause(failed: u32, asked: Option<Duration>, jitter: f64) -> Duration {
+    let backoff = FIRST_PAUSE.saturating_mul(1 << failed.saturating_sub(1).min(10));
+    // Never sooner than asked, as long as that is bearable.
+    backoff.mul_f64(0.5 + jitter).max(asked.unwrap_or_default()).min(MAX_PAUSE)
+}
+
+/// A number in 0..=1 that differs from process to process and call to call; nothing here needs better randomness.
+fn jitter() -> f64 {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    f64::from((nanos ^ std::process::id().wrapping_mul(0x9e37_79b9)) % 1024) / 1023.0
+}
+
+/// The pause that a `Retry-After` header asks for: seconds, or a date (RFC 9110, 10.2.3).
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after(" 0 ", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(Duration::ZERO));
+        for bad in ["", "-1", "soon", "1.5", "99999999999999999999"] {
+            assert_eq!(retry_after(bad, now), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_are_capped() {
+        let pauses: Vec<_> = (1..=10).map(|n| pause(n, None, 0.5)).collect();
+        assert_eq!(pauses[0], FIRST_PAUSE);
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses[9], MAX_PAUSE);
+        assert_eq!(pause(1, Some(Duration::from_secs(3)), 1.0), Duration::from_secs(3));
+        assert_eq!(pause(1, Some(Duration::from_secs(86_400)), 0.0), MAX_PAUSE);
+    }
+
+    #[test]
+    fn gives_up_in_the_end_and_counts_anew_after_progress() {
+        let mut failures = Failures::default();
+        let mut next = |progress| failures.next_pause(progress, None, 0.5);
+        assert!((1..MAX_ATTEMPTS).all(|_| next(false).is_some()));
+        assert_eq!(next(true), Some(FIRST_PAUSE));
+        assert!((2..MAX_ATTEMPTS).all(|_| next(false).is_some()));
+        assert_eq!(next(false), None);
+        let report = Report::new("test", d_common::report::Level::Quiet);
+        assert!(retry::<()>(report, || Err(Trouble::Fatal(anyhow::anyhow!("no")))).is_err());
+    }
+}
