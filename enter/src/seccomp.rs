@@ -2,11 +2,11 @@
 //! `install_seccomp_filter` hands to the kernel (seccomp(2), linux/seccomp.h).
 //!
 //! [`Profile`] is what a command may call at all, built in or read from Docker's and OCI's JSON; [`fakeroot`] answers the calls
-//! that only real root may make. A filter sees the numbers of every ABI that the kernel
-//! accepts, so each program covers the foreign ones too ([`abi`]): a 32-bit program must find neither a hole nor a wall.
+//! that only real root may make. A kernel takes calls through several ABIs, each with numbers of its own, so every program
+//! covers the foreign ones too: a 32-bit program must find neither a hole nor a wall.
 
-pub mod abi;
-pub mod assembler;
+pub(crate) mod abi;
+mod assembler;
 mod builtin;
 mod condition;
 pub mod fakeroot;
@@ -20,7 +20,7 @@ mod profile;
 #[cfg(test)]
 mod tests;
 
-pub use profile::{Action, Comparison, Condition, Profile, Rule, When};
+pub use profile::Profile;
 
 /// SECCOMP_RET_ALLOW: the call runs.
 const RET_ALLOW: u32 = 0x7fff_0000;

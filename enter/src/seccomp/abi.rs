@@ -6,25 +6,25 @@
 
 /// A set of system call numbers and the convention that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Abi {
+pub(crate) enum Abi {
     /// 64-bit x86.
     X86_64,
     /// 64-bit x86 with 32-bit pointers: x86_64's `arch`, numbers with bit 30 set.
     X32,
-    /// 32-bit x86, native or on a 64-bit kernel.
+    /// 32-bit x86.
     I386,
     /// 64-bit ARM.
     Aarch64,
-    /// 32-bit ARM (EABI), native or on a 64-bit kernel.
+    /// 32-bit ARM (EABI).
     Arm,
 }
 
 impl Abi {
     /// All that are known, in the order of the columns of the table of numbers.
-    pub const ALL: [Self; 5] = [Self::X86_64, Self::X32, Self::I386, Self::Aarch64, Self::Arm];
+    pub(crate) const ALL: [Self; 5] = [Self::X86_64, Self::X32, Self::I386, Self::Aarch64, Self::Arm];
 
     /// `seccomp_data.arch` of its calls: AUDIT_ARCH_* of linux/audit.h.
-    pub const fn audit_arch(self) -> u32 {
+    pub(crate) const fn audit_arch(self) -> u32 {
         match self {
             Self::X86_64 | Self::X32 => 0xc000_003e,
             Self::I386 => 0x4000_0003,
@@ -33,20 +33,31 @@ impl Abi {
         }
     }
 
+    /// What profiles call it (libseccomp's and OCI's name).
+    pub(crate) const fn profile_name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "SCMP_ARCH_X86_64",
+            Self::X32 => "SCMP_ARCH_X32",
+            Self::I386 => "SCMP_ARCH_X86",
+            Self::Aarch64 => "SCMP_ARCH_AARCH64",
+            Self::Arm => "SCMP_ARCH_ARM",
+        }
+    }
+
     /// What is set in all its numbers (`__X32_SYSCALL_BIT`).
-    pub const fn number_bit(self) -> u32 {
+    pub(crate) const fn number_bit(self) -> u32 {
         if matches!(self, Self::X32) { 0x4000_0000 } else { 0 }
     }
 
     /// Whether its arguments are compared in all 64 bits; of the others the upper half is not looked at.
-    pub const fn has_wide_arguments(self) -> bool {
+    pub(crate) const fn has_wide_arguments(self) -> bool {
         matches!(self, Self::X86_64 | Self::Aarch64)
     }
 }
 
 /// A kind of machine: which ABIs its kernel takes calls of.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// What profiles call it in `arches` (Go's name).
     pub go_name: &'static str,
     /// Its ABIs, its own one first.
@@ -55,21 +66,15 @@ pub struct Machine {
 
 impl Machine {
     /// 64-bit x86.
-    pub const X86_64: Self = Self { go_name: "amd64", abis: &[Abi::X86_64, Abi::X32, Abi::I386] };
+    pub(crate) const X86_64: Self = Self { go_name: "amd64", abis: &[Abi::X86_64, Abi::X32, Abi::I386] };
     /// 64-bit ARM.
-    pub const AARCH64: Self = Self { go_name: "arm64", abis: &[Abi::Aarch64, Abi::Arm] };
-    /// 32-bit x86.
-    pub const I386: Self = Self { go_name: "386", abis: &[Abi::I386] };
-    /// 32-bit ARM.
-    pub const ARM: Self = Self { go_name: "arm", abis: &[Abi::Arm] };
+    pub(crate) const AARCH64: Self = Self { go_name: "arm64", abis: &[Abi::Aarch64, Abi::Arm] };
 
     /// The one this program was built for; `None` where no filter can be made for lack of numbers.
-    pub fn host() -> Option<&'static Self> {
+    pub(crate) fn host() -> Option<&'static Self> {
         match std::env::consts::ARCH {
             "x86_64" => Some(&Self::X86_64),
             "aarch64" => Some(&Self::AARCH64),
-            "x86" => Some(&Self::I386),
-            "arm" => Some(&Self::ARM),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use d_common::sys::BpfInstruction;
 use super::abi::Abi;
 
 /// The kernel's limit on a program (BPF_MAXINSNS).
-pub const MAX_INSTRUCTIONS: usize = 4096;
+pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Offset of the call's number in `seccomp_data`.
 const NUMBER: u32 = 0;
@@ -18,12 +18,12 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 
 /// Offset of the lower half of an argument (on the little-endian machines that are known here).
-pub const fn argument_low(index: u8) -> u32 {
+pub(super) const fn argument_low(index: u8) -> u32 {
     16 + 8 * index as u32
 }
 
 /// Offset of the upper half of an argument.
-pub const fn argument_high(index: u8) -> u32 {
+pub(super) const fn argument_high(index: u8) -> u32 {
     argument_low(index) + 4
 }
 
@@ -35,7 +35,7 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 /// What a conditional jump asks of the accumulator and its constant, unsigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
-pub enum Test {
+pub(super) enum Test {
     /// Are they equal (BPF_JEQ)?
     Equal = 0x15,
     /// Is the accumulator greater (BPF_JGT)?
@@ -46,17 +46,17 @@ pub enum Test {
 
 /// An instruction, by its distance from the program's end: it stays right while the program grows at its front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label(usize);
+pub(super) struct Label(usize);
 
 /// A program that grows from its end.
 #[derive(Debug, Default)]
-pub struct Assembler {
+pub(super) struct Assembler {
     reversed: Vec<BpfInstruction>,
 }
 
 impl Assembler {
     /// A return of `value` (SECCOMP_RET_*), the same one for the same value.
-    pub fn ret(&mut self, value: u32) -> Label {
+    pub(super) fn ret(&mut self, value: u32) -> Label {
         match self.reversed.iter().position(|i| i.code == RETURN && i.k == value) {
             Some(index) => Label(index + 1),
             None => self.push(RETURN, 0, 0, value),
@@ -64,19 +64,19 @@ impl Assembler {
     }
 
     /// Loads the 32 bits at `offset` of `seccomp_data`, then goes on at `next`.
-    pub fn load(&mut self, offset: u32, next: Label) -> Label {
+    pub(super) fn load(&mut self, offset: u32, next: Label) -> Label {
         self.fall_into(next);
         self.push(LOAD, 0, 0, offset)
     }
 
     /// Clears the accumulator's bits outside `mask`, then goes on at `next`.
-    pub fn and(&mut self, mask: u32, next: Label) -> Label {
+    pub(super) fn and(&mut self, mask: u32, next: Label) -> Label {
         self.fall_into(next);
         self.push(AND, 0, 0, mask)
     }
 
     /// Goes on at `yes` or at `no`.
-    pub fn branch(&mut self, test: Test, k: u32, mut yes: Label, mut no: Label) -> Label {
+    pub(super) fn branch(&mut self, test: Test, k: u32, mut yes: Label, mut no: Label) -> Label {
         if yes == no {
             return yes;
         }
@@ -91,7 +91,7 @@ impl Assembler {
     }
 
     /// Goes where the accumulator's value is listed, else to `default`: a binary search over runs of equal targets.
-    pub fn switch(&mut self, mut cases: Vec<(u32, Label)>, default: Label) -> Label {
+    pub(super) fn switch(&mut self, mut cases: Vec<(u32, Label)>, default: Label) -> Label {
         cases.sort_unstable_by_key(|(value, _)| *value);
         let mut runs = vec![(0, default)];
         let mut start = |value, target| match runs.last_mut() {
@@ -125,7 +125,7 @@ impl Assembler {
 
     /// Goes by ABI and number: to what `cases` lists for an ABI, to `default` for its other calls, and to `foreign` for the
     /// calls of an ABI that is not in `abis`.
-    pub fn dispatch(
+    pub(super) fn dispatch(
         &mut self,
         abis: &[Abi],
         mut cases: impl FnMut(&mut Self, Abi) -> Vec<(u32, Label)>,
@@ -154,7 +154,7 @@ impl Assembler {
     ///
     /// # Errors
     /// When it is longer than the kernel takes.
-    pub fn finish(mut self, start: Label) -> Result<Vec<BpfInstruction>> {
+    pub(super) fn finish(mut self, start: Label) -> Result<Vec<BpfInstruction>> {
         self.fall_into(start);
         self.reversed.reverse();
         if self.reversed.len() > MAX_INSTRUCTIONS {

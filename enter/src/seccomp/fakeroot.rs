@@ -56,7 +56,7 @@ const MAKE_NODE: [(&str, u8); 2] = [("mknod", 1), ("mknodat", 2)];
 /// # Errors
 /// On a machine whose system call numbers are not known here.
 pub fn filter() -> Result<Vec<BpfInstruction>> {
-    let machine = Machine::host().context("no seccomp filter for --fakeroot is known for this kind of machine")?;
+    let machine = Machine::host().context("--fakeroot has a filter for x86_64 and aarch64 only")?;
     filter_for(machine)
 }
 
@@ -103,7 +103,7 @@ mod tests {
     /// Each call of each ABI of each machine, against the list; calls with a rule of their own aside.
     #[test]
     fn just_the_listed_calls_succeed() {
-        for machine in [Machine::X86_64, Machine::AARCH64, Machine::I386, Machine::ARM] {
+        for machine in [Machine::X86_64, Machine::AARCH64] {
             let program = filter_for(&machine).unwrap();
             for abi in machine.abis {
                 for (row, (name, _)) in numbers::SYSCALLS.iter().enumerate() {

@@ -19,6 +19,9 @@ use super::profile::{Action, Comparison, Condition, Profile, Rule, When};
 const EPERM: u16 = 1;
 /// The kernel takes no errno above (MAX_ERRNO).
 const MAX_ERRNO: u16 = 4095;
+/// One thread needs no synchronisation, and neither logging nor speculation changes what a call may do.
+const HARMLESS_FLAGS: [&str; 3] =
+    ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -89,17 +92,14 @@ impl Profile {
     /// When it is no JSON of this shape, names an action, comparison or flag that is not known or cannot be honoured here
     /// (SCMP_ACT_NOTIFY and SCMP_ACT_TRACE need another process), or on a machine whose system call numbers are not known.
     pub fn from_json(text: &str) -> Result<Self> {
-        let machine = Machine::host().context("seccomp profiles are for x86_64 and aarch64 here")?;
+        let machine = Machine::host().context("seccomp profiles can be used on x86_64 and aarch64 only")?;
         Self::from_json_for(machine, text)
     }
 
     pub(super) fn from_json_for(machine: &Machine, text: &str) -> Result<Self> {
         let file: File = serde_json::from_str(text)?;
         for flag in file.flags.iter().flatten() {
-            // One thread needs no synchronisation, and neither logging nor speculation changes what a call may do.
-            if !["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
-                .contains(&flag.as_str())
-            {
+            if !HARMLESS_FLAGS.contains(&flag.as_str()) {
                 bail!("flags: {flag} is not supported");
             }
         }
@@ -116,16 +116,15 @@ impl Profile {
 
 impl Entry {
     fn add_rules(&self, machine: &Machine, rules: &mut Vec<Rule>) -> Result<()> {
-        let names = match (self.name.as_str(), self.names.as_deref().unwrap_or_default()) {
-            (name, []) => std::slice::from_ref(&self.name).iter().filter(|_| !name.is_empty()).collect::<Vec<_>>(),
-            ("", names) => names.iter().collect(),
-            _ => bail!("both name and names are given"),
-        };
+        let names = self.names.as_deref().unwrap_or_default();
+        if !self.name.is_empty() && !names.is_empty() {
+            bail!("both name and names are given");
+        }
         let action = action(&self.action, self.errno_ret, self.errno.as_deref())?;
         let conditions =
             self.args.iter().flatten().map(Argument::condition).collect::<Result<Vec<_>>>().context("args")?;
         let Some(when) = when(machine, self.includes.as_ref(), self.excludes.as_ref())? else { return Ok(()) };
-        let rows: Cow<'_, [usize]> = names.into_iter().filter_map(|name| numbers::row(name)).collect();
+        let rows: Cow<'_, [usize]> = names.iter().chain([&self.name]).filter_map(|name| numbers::row(name)).collect();
         let mut push = |conditions: Vec<Condition>| {
             rules.push(Rule { rows: rows.clone(), action, conditions, when });
         };
@@ -187,30 +186,17 @@ fn errno_number(number: Option<u16>, name: Option<&str>) -> Result<u16> {
 
 /// The ABIs of the machine that the profile is for; its own one is always among them.
 fn abis(machine: &Machine, file: &File) -> Result<Vec<Abi>> {
-    let named = |name: &str| {
-        let abi = match name {
-            "SCMP_ARCH_X86_64" => Abi::X86_64,
-            "SCMP_ARCH_X32" => Abi::X32,
-            "SCMP_ARCH_X86" => Abi::I386,
-            "SCMP_ARCH_AARCH64" => Abi::Aarch64,
-            "SCMP_ARCH_ARM" => Abi::Arm,
-            _ => return None,
-        };
-        machine.abis.contains(&abi).then_some(abi)
-    };
-    let own = machine.abis.iter().take(1);
-    let listed: Vec<Abi> = match (&file.architectures, &file.arch_map) {
-        (Some(flat), Some(map)) if !flat.is_empty() && !map.is_empty() => {
-            bail!("both architectures and archMap are given")
-        }
-        (Some(flat), _) if !flat.is_empty() => flat.iter().filter_map(|name| named(name)).collect(),
-        (_, map) => {
-            let of_machine =
-                map.iter().flatten().filter(|entry| named(&entry.architecture) == machine.abis.first().copied());
-            of_machine.flat_map(|e| e.sub_architectures.iter().flatten()).filter_map(|name| named(name)).collect()
-        }
-    };
-    Ok(machine.abis.iter().filter(|abi| listed.contains(abi) || own.clone().any(|o| o == *abi)).copied().collect())
+    let flat = file.architectures.as_deref().unwrap_or_default();
+    let by_machine = file.arch_map.as_deref().unwrap_or_default();
+    if !flat.is_empty() && !by_machine.is_empty() {
+        bail!("both architectures and archMap are given");
+    }
+    let known = |name: &String| Abi::ALL.into_iter().find(|abi| abi.profile_name() == name);
+    let own = machine.abis.first().copied();
+    let of_machine = by_machine.iter().filter(|entry| known(&entry.architecture) == own);
+    let beside_own = of_machine.flat_map(|entry| entry.sub_architectures.iter().flatten());
+    let listed: Vec<Abi> = flat.iter().chain(beside_own).filter_map(known).collect();
+    Ok(machine.abis.iter().copied().filter(|abi| Some(*abi) == own || listed.contains(abi)).collect())
 }
 
 /// When a rule applies; `None`: never on this machine.

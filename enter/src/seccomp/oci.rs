@@ -3,7 +3,6 @@
 
 use serde_json::{Value, json};
 
-use super::abi::Abi;
 use super::numbers::SYSCALLS;
 use super::profile::{Action, Comparison, Condition, Profile, Rule};
 
@@ -12,7 +11,7 @@ impl Profile {
     pub fn to_oci(&self, kept: u64, kernel: (u32, u32)) -> Value {
         let mut profile = json!({
             "defaultAction": action(self.default),
-            "architectures": self.abis.iter().map(|abi| architecture(*abi)).collect::<Vec<_>>(),
+            "architectures": self.abis.iter().map(|abi| abi.profile_name()).collect::<Vec<_>>(),
             "syscalls": self.rules_for(kept, kernel).map(syscalls).collect::<Vec<_>>(),
         });
         if let Action::Errno(errno) = self.default {
@@ -54,15 +53,5 @@ fn action(action: Action) -> &'static str {
         Action::Trap => "SCMP_ACT_TRAP",
         Action::KillThread => "SCMP_ACT_KILL_THREAD",
         Action::KillProcess => "SCMP_ACT_KILL_PROCESS",
-    }
-}
-
-fn architecture(abi: Abi) -> &'static str {
-    match abi {
-        Abi::X86_64 => "SCMP_ARCH_X86_64",
-        Abi::X32 => "SCMP_ARCH_X32",
-        Abi::I386 => "SCMP_ARCH_X86",
-        Abi::Aarch64 => "SCMP_ARCH_AARCH64",
-        Abi::Arm => "SCMP_ARCH_ARM",
     }
 }

@@ -15,7 +15,7 @@ use super::{RET_ALLOW, RET_ERRNO, condition, multiplexed, numbers};
 
 /// What happens to a call (seccomp(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// It runs.
     Allow,
     /// It runs and is logged.
@@ -32,7 +32,7 @@ pub enum Action {
 
 impl Action {
     /// SECCOMP_RET_*, with its data.
-    pub const fn value(self) -> u32 {
+    pub(super) const fn value(self) -> u32 {
         match self {
             Self::Allow => RET_ALLOW,
             Self::Log => 0x7ffc_0000,
@@ -46,7 +46,7 @@ impl Action {
 
 /// How an argument is compared, unsigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comparison {
+pub(super) enum Comparison {
     /// The argument is the value.
     Equal,
     /// It is not.
@@ -65,7 +65,7 @@ pub enum Comparison {
 
 /// A condition on one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Condition {
+pub(super) struct Condition {
     /// Which argument, 0 to 5.
     pub argument: u8,
     /// How it is compared.
@@ -76,7 +76,7 @@ pub struct Condition {
 
 /// When a rule belongs to the filter at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct When {
+pub(super) struct When {
     /// Capabilities that must all be kept.
     pub kept: u64,
     /// Capabilities none of which may be kept.
@@ -89,7 +89,7 @@ pub struct When {
 
 impl When {
     /// Always.
-    pub const ALWAYS: Self = Self { kept: 0, dropped: 0, since: None, until: None };
+    pub(super) const ALWAYS: Self = Self { kept: 0, dropped: 0, since: None, until: None };
 
     fn holds(&self, kept: u64, kernel: (u32, u32)) -> bool {
         kept & self.kept == self.kept
@@ -101,7 +101,7 @@ impl When {
 
 /// One rule: under `conditions`, these calls get `action`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub(super) struct Rule {
     /// Rows of the table of system calls.
     pub(super) rows: Cow<'static, [usize]>,
     pub(super) action: Action,
