@@ -1,0 +1,234 @@
+//! Capabilities: which the command has, and giving up the rest (capabilities(7)).
+//!
+//! The sets are laid out as runc does it: user 0 has Docker's default set; any other user has none, but keeps the bounding set
+//! so that sudo works inside; what was added by name for such a user is inheritable and ambient, so that it survives exec.
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::Serialize;
+
+/// All names, by number (linux/capability.h).
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// Docker's default set.
+const DEFAULT: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// Every capability that this program knows, as a bit mask.
+const ALL: u64 = (1 << NAMES.len()) - 1;
+
+/// The four sets of the command, as bit masks by capability number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// The most that any program inside can gain.
+    pub bounding: u64,
+    /// Permitted and effective.
+    pub effective: u64,
+    /// Inheritable and ambient.
+    pub ambient: u64,
+}
+
+/// The bit of a name, with or without `CAP_`, in any case.
+fn bit(name: &str) -> Result<u64> {
+    let upper = name.trim().to_ascii_uppercase();
+    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    match NAMES.iter().position(|n| *n == short) {
+        Some(number) => Ok(1 << number),
+        None if short == "ALL" => Ok(ALL),
+        None => fail!(Exit::Enter, "{name:?} is not a capability: see capabilities(7), or take ALL"),
+    }
+}
+
+/// The names in a set.
+pub fn names(set: u64) -> Vec<String> {
+    let has = |(number, _): &(usize, &&str)| set & (1 << number) != 0;
+    NAMES.iter().enumerate().filter(has).map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
+impl Capabilities {
+    /// The sets for a user, given `--cap-add` and `--cap-drop`: `ALL` first, then names, drops last (docker's order).
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] for an unknown name.
+    pub fn decide(uid: u32, add: &[String], drop: &[String]) -> Result<Self> {
+        let mask = |names: &[String]| names.iter().try_fold(0, |set, name| bit(name).map(|b| set | b));
+        let named = |names: &[String]| -> Result<(bool, u64)> {
+            let all = names.iter().any(|n| bit(n).is_ok_and(|b| b == ALL));
+            let single: Vec<String> = names.iter().filter(|n| bit(n).map_or(true, |b| b != ALL)).cloned().collect();
+            Ok((all, mask(&single)?))
+        };
+        let ((add_all, added), (drop_all, dropped)) = (named(add)?, named(drop)?);
+        let default = DEFAULT.iter().try_fold(0, |set, name| bit(name).map(|b| set | b))?;
+        let base = match (add_all, drop_all) {
+            (true, _) => ALL,
+            (false, true) => 0,
+            (false, false) => default,
+        };
+        let bounding = (base | added) & !dropped;
+        let by_name = (if add_all { ALL } else { 0 } | added) & !dropped;
+        Ok(if uid == 0 {
+            Self { bounding, effective: bounding, ambient: 0 }
+        } else {
+            Self { bounding, effective: by_name, ambient: by_name }
+        })
+    }
+}
+
+/// Takes all but `keep` out of the bounding set. This needs CAP_SETPCAP, so it comes before [`set`].
+///
+/// # Errors
+/// [`Exit::Enter`].
+pub fn limit_bounding(keep: u64) -> Result<()> {
+    for number in 0..63u32 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if keep & (1 << number) != 0 {
+            continue;
+        }
+        // EINVAL: beyond the last one that this kernel has.
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Err(rustix::io::Errno::INVAL) => break,
+            result => {
+                result.or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets permitted, effective, inheritable and ambient, and reads effective and bounding back: what the kernel does not
+/// confirm is not run.
+///
+/// # Errors
+/// [`Exit::Enter`] when the kernel refuses or shows something else than was asked for.
+pub fn set(wanted: &Capabilities) -> Result<()> {
+    let known = last_known();
+    let caps = |bits: u64| CapabilitySet::from_bits_retain(bits & known);
+    let sets = CapabilitySets {
+        effective: caps(wanted.effective),
+        permitted: caps(wanted.effective),
+        inheritable: caps(wanted.ambient),
+    };
+    rustix::thread::set_capabilities(None, sets).or_exit(Exit::Enter, || "cannot set the capabilities")?;
+    rustix::thread::clear_ambient_capability_set().or_exit(Exit::Enter, || "cannot clear the ambient capabilities")?;
+    for number in (0..64).filter(|n| wanted.ambient & known & (1u64 << n) != 0) {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        rustix::thread::configure_capability_in_ambient_set(capability, true)
+            .or_exit(Exit::Enter, || format!("cannot make capability {number} ambient"))?;
+    }
+    let now = rustix::thread::capabilities(None).or_exit(Exit::Enter, || "cannot read the capabilities")?;
+    let bounding = bounding();
+    if now.effective.bits() != wanted.effective & known || bounding & !wanted.bounding != 0 {
+        fail!(
+            Exit::Enter,
+            "the kernel shows other capabilities than were set: effective {:x}, bounding {bounding:x}",
+            now.effective.bits()
+        );
+    }
+    Ok(())
+}
+
+/// The bounding set of this process.
+fn bounding() -> u64 {
+    let has = |n: &u32| {
+        let capability = CapabilitySet::from_bits_retain(1 << n);
+        rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false)
+    };
+    (0..63).filter(has).fold(0, |set, n| set | 1 << n)
+}
+
+/// The capabilities that this kernel knows, as a mask: it refuses others.
+fn last_known() -> u64 {
+    let known =
+        |n: &u32| rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << n)).is_ok();
+    (0..63).take_while(known).fold(0, |set, n| set | 1 << n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn root_has_dockers_set_and_others_none() {
+        let root = Capabilities::decide(0, &[], &[]).unwrap();
+        // The figure that `docker run ... grep Cap /proc/self/status` shows.
+        assert_eq!((root.bounding, root.effective, root.ambient), (0xa804_25fb, 0xa804_25fb, 0));
+        let user = Capabilities::decide(33, &[], &[]).unwrap();
+        assert_eq!((user.bounding, user.effective, user.ambient), (0xa804_25fb, 0, 0));
+    }
+
+    #[test]
+    fn adding_and_dropping() {
+        let c = Capabilities::decide(0, &list(&["net_admin"]), &list(&["CAP_CHOWN"])).unwrap();
+        assert_eq!(c.effective, (0xa804_25fb | 1 << 12) & !1);
+        let c = Capabilities::decide(0, &list(&["SYS_TIME"]), &list(&["ALL"])).unwrap();
+        assert_eq!(c.bounding, 1 << 25);
+        let c = Capabilities::decide(0, &list(&["ALL"]), &list(&["SYS_ADMIN"])).unwrap();
+        assert_eq!(c.bounding, ALL & !(1 << 21));
+        let c = Capabilities::decide(5, &list(&["NET_RAW"]), &[]).unwrap();
+        assert_eq!((c.effective, c.ambient), (1 << 13, 1 << 13));
+        assert!(Capabilities::decide(0, &list(&["NET_RWA"]), &[]).is_err());
+        assert_eq!(names(1 << 13 | 1), ["CAP_CHOWN", "CAP_NET_RAW"]);
+    }
+}

@@ -1,0 +1,172 @@
+//! The directory that is entered: a container directory, an overlay of shared layers, or a bare root filesystem.
+//!
+//! All that has to be read before anything is decided is read here, once: config.json, and the image's passwd and group.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use d_common::beneath::{Link, Root};
+use d_common::container;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use d_common::layout::{MAX_JSON, read_bounded};
+use rustix::fs::{Mode, OFlags};
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// The largest passwd or group file that is read, in bytes.
+const MAX_PASSWD: u64 = 16 << 20;
+
+/// Where the root filesystem is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filesystem {
+    /// A plain folder.
+    Folder(PathBuf),
+    /// Unpacked layers, lowest first, with a writable directory over them.
+    Overlay {
+        /// The layers.
+        layers: Vec<PathBuf>,
+        /// What the container wrote.
+        upper: PathBuf,
+        /// The overlay's work directory.
+        work: PathBuf,
+    },
+}
+
+/// A directory that can be entered.
+#[derive(Debug)]
+pub struct Directory {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Its root filesystem.
+    pub filesystem: Filesystem,
+    /// Its config.json; empty for a bare root filesystem.
+    pub config: Config,
+    /// Who owns it, outside.
+    pub owner: u32,
+    /// The text of the image's /etc/passwd, empty without.
+    pub passwd: String,
+    /// The text of the image's /etc/group, empty without.
+    pub group: String,
+    /// Whether apt is there, which needs help under fakeroot.
+    pub has_apt: bool,
+}
+
+impl Directory {
+    /// Reads what `path` is.
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] when it is nothing that can be entered.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let absolute = fs::canonicalize(path).or_exit(Exit::Enter, || {
+            format!("cannot enter {shown} (d-unpack makes it: d-unpack \"$(d-pull IMAGE)\" {shown})")
+        })?;
+        let meta = fs::metadata(&absolute).or_exit(Exit::Enter, || format!("cannot enter {shown}"))?;
+        if !meta.is_dir() {
+            fail!(Exit::Enter, "cannot enter {shown}: not a directory; unpack it first: d-unpack {shown} DIR");
+        }
+        let config = match File::open(absolute.join(container::CONFIG)) {
+            Ok(file) => {
+                let text =
+                    read_bounded(file, MAX_JSON).or_exit(Exit::Enter, || format!("cannot read {shown}/config.json"))?;
+                Some(Config::parse(&text).or_exit(Exit::Enter, || format!("cannot use {shown}"))?)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => Err(e).or_exit(Exit::Enter, || format!("cannot open {shown}/config.json"))?,
+        };
+        let is_root = |dir: &Path| ["bin", "usr"].iter().any(|d| dir.join(d).symlink_metadata().is_ok());
+        let filesystem = match &config {
+            Some(_) => filesystem(&absolute)?,
+            None if is_root(&absolute) => Filesystem::Folder(absolute.clone()),
+            None => fail!(Exit::Enter, "cannot enter {shown}: it has neither a config.json nor bin or usr"),
+        };
+        let read = |file: &str| read_inside(&filesystem, file);
+        Ok(Self {
+            owner: meta.uid(),
+            passwd: read("etc/passwd"),
+            group: read("etc/group"),
+            has_apt: find(&filesystem, "etc/apt").is_some(),
+            config: config.unwrap_or_default(),
+            filesystem,
+            path: absolute,
+        })
+    }
+
+    /// Where its volumes without a host path lie.
+    pub fn volumes(&self) -> PathBuf {
+        self.path.join(container::VOLUMES)
+    }
+}
+
+fn filesystem(dir: &Path) -> Result<Filesystem> {
+    let list = match fs::read_to_string(dir.join(container::LAYERS)) {
+        Ok(list) => list,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Filesystem::Folder(dir.join(container::ROOTFS))),
+        Err(e) => return Err(e).or_exit(Exit::Enter, || format!("cannot read {}/layers", dir.display())),
+    };
+    let layers: Vec<PathBuf> = list.lines().filter(|l| !l.is_empty()).map(PathBuf::from).collect();
+    if let Some(gone) = layers.iter().find(|l| !l.is_dir()) {
+        fail!(
+            Exit::Enter,
+            "layer {} of {} is gone; unpack it again with d-unpack --layers --replace",
+            gone.display(),
+            dir.display()
+        );
+    }
+    Ok(Filesystem::Overlay { layers, upper: dir.join(container::UPPER), work: dir.join(container::WORK) })
+}
+
+/// The topmost directory of the filesystem that has `path`: the upper one first.
+fn find(filesystem: &Filesystem, path: &str) -> Option<Root> {
+    let candidates: Vec<&PathBuf> = match filesystem {
+        Filesystem::Folder(folder) => vec![folder],
+        Filesystem::Overlay { layers, upper, .. } => [upper].into_iter().chain(layers.iter().rev()).collect(),
+    };
+    let has = |dir: &&PathBuf| Root::open(dir).is_ok_and(|root| root.handle(Path::new(path), Link::Follow).is_ok());
+    candidates.into_iter().find(has).and_then(|dir| Root::open(dir).ok())
+}
+
+/// The text of a file of the image; empty where there is none or it is not for us to read.
+fn read_inside(filesystem: &Filesystem, path: &str) -> String {
+    // O_NONBLOCK: the image may have put a FIFO there.
+    let open =
+        |root: Root| root.open_at(Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty(), Link::Follow);
+    let mut bytes = Vec::new();
+    if let Some(Ok(fd)) = find(filesystem, path).map(open) {
+        let file = File::from(fd);
+        if file.metadata().is_ok_and(|m| m.is_file()) {
+            let _ = file.take(MAX_PASSWD).read_to_end(&mut bytes);
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_entered() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path();
+        assert!(Directory::open(&dir.join("missing")).is_err());
+        assert!(Directory::open(dir).unwrap_err().to_string().contains("neither"));
+        fs::create_dir_all(dir.join("bare/usr")).unwrap();
+        fs::create_dir_all(dir.join("bare/etc")).unwrap();
+        fs::write(dir.join("bare/etc/passwd"), "root:x:0:0::/root:\n").unwrap();
+        let bare = Directory::open(&dir.join("bare")).unwrap();
+        assert_eq!(bare.passwd, "root:x:0:0::/root:\n");
+        assert_eq!(bare.filesystem, Filesystem::Folder(fs::canonicalize(dir.join("bare")).unwrap()));
+        fs::create_dir_all(dir.join("full/rootfs")).unwrap();
+        fs::write(dir.join("full/config.json"), "{}").unwrap();
+        assert!(Directory::open(&dir.join("full")).is_ok());
+        fs::write(dir.join("full/layers"), "/nowhere/at/all\n").unwrap();
+        assert!(Directory::open(&dir.join("full")).unwrap_err().to_string().contains("gone"));
+    }
+}

@@ -1,0 +1,49 @@
+//! Paths of /proc and /sys that are hidden or read-only inside: those that podman and docker protect.
+
+/// Hidden: they show or change the machine, not the container.
+const MASKED: [&str; 16] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+    "/sys/kernel/security",
+    "/sys/module/apparmor",
+];
+
+/// Readable, not writable.
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The masked and the read-only paths without those that `--unmask` names (`ALL` names every one).
+pub fn protected(unmask: &[String]) -> (Vec<String>, Vec<String>) {
+    let open = |path: &&&str| {
+        unmask
+            .iter()
+            .flat_map(|u| u.split([',', ':']))
+            .any(|u| u.eq_ignore_ascii_case("all") || u.trim_end_matches('/') == **path)
+    };
+    let rest = |list: &[&str]| list.iter().filter(|p| !open(p)).map(|p| (*p).to_owned()).collect();
+    (rest(&MASKED), rest(&READONLY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unmasking_by_name_or_all() {
+        let (masked, readonly) = protected(&["/proc/kcore".into(), "/proc/sys/".into()]);
+        assert!(!masked.contains(&"/proc/kcore".to_owned()) && !readonly.contains(&"/proc/sys".to_owned()));
+        assert!(masked.contains(&"/proc/keys".to_owned()));
+        assert_eq!(protected(&["all".into()]), (vec![], vec![]));
+    }
+}

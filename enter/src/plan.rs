@@ -1,0 +1,535 @@
+//! The plan: everything that is decided before the first system call of the dance. A pure value; `--dry-run` prints it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use d_common::idmap::{self, Facts, IdMap, MapChoice};
+use d_common::sys;
+use serde::{Serialize, Serializer};
+
+use crate::args::{Args, GroupsFrom, ProcMode, Share, Tty};
+use crate::capabilities::Capabilities;
+use crate::config::Docker;
+use crate::directory::{Directory, Filesystem};
+use crate::env::{DEFAULT_PATH, Environment, parse_env_file};
+use crate::network::{self, Net};
+use crate::rlimit::Limit;
+use crate::user::{self, User};
+use crate::volume::{self, Mount};
+use crate::{paths, size};
+
+/// What is known of the caller: its files and descriptors, read once.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// Which of descriptors 0 to 2 are terminals.
+    pub terminals: [bool; 3],
+    /// Whether d-enter is the foreground job of the terminal on stdin.
+    pub foreground: bool,
+    /// Its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The text of its /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// The text of its /etc/hosts.
+    pub hosts: String,
+    /// The texts of the `--env-file`s, in order.
+    pub env_files: Vec<Vec<u8>>,
+    /// Its login name.
+    pub name: Option<String>,
+}
+
+impl Caller {
+    fn var(&self, name: &OsStr) -> Option<OsString> {
+        self.environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())
+    }
+}
+
+/// The supplementary groups of the command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Groups {
+    /// These.
+    Set(Vec<u32>),
+    /// The caller's, untouched.
+    Keep,
+}
+
+/// Where the changes of an ephemeral container go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Ephemeral {
+    /// Bytes; no bound but the kernel's without.
+    pub size: Option<u64>,
+}
+
+/// Which system call filter is installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// The built-in profile.
+    Default,
+    /// None.
+    None,
+    /// A profile in Docker's JSON.
+    File(PathBuf),
+}
+
+/// Namespaces that the container shares with the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(clippy::struct_excessive_bools)]
+pub struct Shared {
+    /// Process ids.
+    pub pid: bool,
+    /// System V and POSIX queues.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// Control groups.
+    pub cgroup: bool,
+}
+
+/// Everything that is decided.
+#[derive(Debug, Clone, Serialize)]
+#[allow(clippy::struct_excessive_bools)]
+pub struct Plan {
+    /// The directory, absolute.
+    pub dir: PathBuf,
+    /// The root filesystem.
+    pub filesystem: Filesystem,
+    /// Changes vanish.
+    pub ephemeral: Option<Ephemeral>,
+    /// The root filesystem is read-only.
+    pub read_only: bool,
+    /// The id map.
+    #[serde(serialize_with = "show_map")]
+    pub map: IdMap,
+    /// Whether d-enter itself may write any map.
+    pub privileged: bool,
+    /// The user of the command.
+    pub user: User,
+    /// Its supplementary groups.
+    pub groups: Groups,
+    /// Its capabilities.
+    pub capabilities: Capabilities,
+    /// Whether root is emulated by a filter.
+    pub fakeroot: bool,
+    /// No program gains privileges by being executed.
+    pub no_new_privs: bool,
+    /// The system call filter.
+    pub seccomp: Seccomp,
+    /// What is run.
+    #[serde(serialize_with = "show_words")]
+    pub command: Vec<OsString>,
+    /// Its environment, `NAME=VALUE` each.
+    #[serde(serialize_with = "show_words")]
+    pub environment: Vec<OsString>,
+    /// Where it is looked up.
+    #[serde(serialize_with = "show_word")]
+    pub path: OsString,
+    /// Its working directory.
+    #[serde(serialize_with = "show_word")]
+    pub workdir: OsString,
+    /// Whether a missing working directory is made (it came from the image) or an error.
+    pub make_workdir: bool,
+    /// Host name.
+    pub hostname: String,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+    /// Descriptors that stay open.
+    pub keep_fds: Vec<i32>,
+    /// Sysctls: name and value.
+    pub sysctls: Vec<(String, String)>,
+    /// What SIGTERM becomes.
+    pub stop_signal: i32,
+    /// Which of descriptors 0 to 2 are connected to a pty.
+    pub pty: [bool; 3],
+    /// The network.
+    pub net: Net,
+    /// Forwards, as d-netup takes them.
+    pub publish: Vec<String>,
+    /// Shared namespaces.
+    pub shared: Shared,
+    /// How /proc comes to be.
+    pub proc: ProcMode,
+    /// /tmp and /run are tmpfs.
+    pub tmpfs: bool,
+    /// Volumes and other mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Files bound over those of the image: path and text.
+    pub files: Vec<(PathBuf, String)>,
+    /// Paths that are hidden.
+    pub masked: Vec<String>,
+    /// Paths that are read-only.
+    pub readonly: Vec<String>,
+    /// The command is PID 1 itself.
+    pub as_pid_1: bool,
+    /// End with the caller.
+    pub die_with_parent: bool,
+    /// What the user should know, said once before the start.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+fn show_map<S: Serializer>(map: &IdMap, serializer: S) -> Result<S::Ok, S::Error> {
+    let rows = |e: &[idmap::Extent]| e.iter().map(|e| [e.inside, e.outside, e.count]).collect::<Vec<_>>();
+    let json = serde_json::json!({"kind": map.kind.to_string(), "uids": rows(&map.uids), "gids": rows(&map.gids)});
+    json.serialize(serializer)
+}
+
+fn show_word<S: Serializer>(word: &OsStr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&word.to_string_lossy())
+}
+
+fn show_words<S: Serializer>(words: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(words.iter().map(|w| w.to_string_lossy()))
+}
+
+impl Plan {
+    /// Decides. `args` is the command line alone; the directory's own options are merged here.
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] for what contradicts itself or cannot be had; [`Exit::Unavailable`] for a map that cannot.
+    pub fn decide(args: Args, dir: &Directory, caller: &Caller, facts: &Facts) -> Result<Self> {
+        let docker = &dir.config.docker;
+        let choice = map_choice(args.map, dir, caller, facts)?;
+        let asked_user = args.user.is_some() || dir.config.options.user.is_some();
+        let args = args.over(dir.config.options.clone());
+
+        let user = match () {
+            () if args.fakeroot => user::resolve("0", &dir.passwd, &dir.group)?,
+            () if choice == MapChoice::KeepId && !asked_user => {
+                user::resolve(&format!("{}:{}", facts.uid, facts.gid), &dir.passwd, &dir.group)?
+            }
+            () => {
+                let spec = args.user.as_deref().or(docker.user.as_deref()).unwrap_or("0");
+                user::resolve(spec, &dir.passwd, &dir.group)?
+            }
+        };
+        let decision = idmap::decide(choice, facts, (user.uid, user.gid))?;
+        let map = decision.map;
+        let warnings: Vec<String> = decision.warning.into_iter().collect();
+        for (id, extents, what) in [(user.uid, &map.uids, "user"), (user.gid, &map.gids, "group")] {
+            if idmap::to_outside(extents, id).is_none() {
+                fail!(
+                    Exit::Enter,
+                    "{what} {id} is not mapped: the subordinate ids do not reach that far (--map=single does)"
+                );
+            }
+        }
+        let fakeroot = map.is_single() && user.uid == 0 && !args.no_fakeroot;
+
+        let hostname = hostname(&args, docker, dir)?;
+        let (net, publish) = net(&args, docker, caller)?;
+        let mut files = etc_files(&args, dir, caller, &user, &net, &hostname)?;
+        let mut environment = environment(&args, docker, caller, &user)?;
+        if fakeroot && dir.has_apt && environment.get("APT_CONFIG").is_none() {
+            // apt checks that it really became its sandbox user, which no filter can make true.
+            environment.set("APT_CONFIG", "/run/apt.conf.d-enter");
+            files.push(("/run/apt.conf.d-enter".into(), "APT::Sandbox::User \"root\";\n".into()));
+        }
+        let shared = shared(&args.share);
+        if shared.pid && args.as_pid_1 {
+            fail!(Exit::Enter, "--as-pid-1 contradicts --share pid");
+        }
+        let (masked, readonly) = paths::protected(&args.unmask);
+        let pty = pty(args.tty.unwrap_or_default(), caller);
+        if pty.contains(&true) && environment.get("TERM").is_none() {
+            environment.set("TERM", "xterm");
+        }
+        Ok(Self {
+            dir: dir.path.clone(),
+            filesystem: dir.filesystem.clone(),
+            ephemeral: ephemeral(&args)?,
+            read_only: args.read_only,
+            privileged: facts.privileged,
+            groups: match args.groups.unwrap_or(GroupsFrom::Image) {
+                // setgroups(2) is denied in a namespace with a single map (user_namespaces(7)).
+                _ if map.is_single() && !facts.privileged => Groups::Keep,
+                GroupsFrom::Keep => Groups::Keep,
+                GroupsFrom::Image => {
+                    let mapped = |g: &u32| idmap::to_outside(&map.gids, *g).is_some();
+                    Groups::Set(user.groups.iter().copied().filter(mapped).collect())
+                }
+            },
+            map,
+            capabilities: Capabilities::decide(user.uid, &args.cap_add, &args.cap_drop)?,
+            fakeroot,
+            no_new_privs: args.no_new_privs || fakeroot,
+            seccomp: match args.seccomp.as_deref().map(|s| (s.to_str(), s)) {
+                None | Some((Some("default"), _)) => Seccomp::Default,
+                Some((Some("none" | "unconfined"), _)) => Seccomp::None,
+                Some((_, file)) => Seccomp::File(file.into()),
+            },
+            command: command(&args, docker),
+            path: environment.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH)).to_owned(),
+            environment: environment.strings().collect(),
+            make_workdir: args.workdir.is_none(),
+            workdir: workdir(&args, docker)?,
+            hostname,
+            umask: umask(args.umask.as_deref())?,
+            limits: args.ulimit.iter().map(|l| Limit::parse(l)).collect::<Result<_>>()?,
+            keep_fds: args.keep_fd.clone(),
+            sysctls: sysctls(&args.sysctl, &net, &shared)?,
+            stop_signal: stop_signal(docker)?,
+            pty,
+            net,
+            publish,
+            shared,
+            proc: if shared.pid && args.proc.unwrap_or_default() == ProcMode::Auto {
+                ProcMode::Bind
+            } else {
+                args.proc.unwrap_or_default()
+            },
+            tmpfs: !args.no_tmpfs,
+            mounts: mounts(&args, docker)?,
+            files,
+            masked,
+            readonly,
+            as_pid_1: args.as_pid_1,
+            die_with_parent: args.die_with_parent,
+            warnings,
+            user,
+        })
+    }
+}
+
+/// Which map is used: the recorded one binds, and a tree that is not mine has none of my subordinate ids.
+fn map_choice(flag: Option<MapChoice>, dir: &Directory, caller: &Caller, facts: &Facts) -> Result<MapChoice> {
+    if dir.owner != facts.uid && !facts.privileged {
+        return Ok(MapChoice::Single);
+    }
+    let recorded = dir.config.options.map.filter(|m| *m != MapChoice::Auto);
+    if let (Some(recorded), Some(flag)) = (recorded, flag)
+        && flag != MapChoice::Auto
+        && flag != recorded
+    {
+        fail!(
+            Exit::Enter,
+            "{} was unpacked with --map={recorded}, its owners mean nothing under {flag}; d-unpack --map {flag} --replace",
+            dir.path.display()
+        );
+    }
+    if let Some(choice) = recorded.or(flag) {
+        return Ok(choice);
+    }
+    match caller.var(OsStr::new("D_MAP")).filter(|v| !v.is_empty()) {
+        Some(text) => {
+            text.to_string_lossy().parse().map_err(|e| d_common::exit::failure(Exit::Enter, format!("D_MAP: {e}")))
+        }
+        None => Ok(MapChoice::Auto),
+    }
+}
+
+/// flag > key > Docker's key > the last component of DIR, as far as it makes a host name (hostname(7)).
+fn hostname(args: &Args, docker: &Docker, dir: &Directory) -> Result<String> {
+    if let Some(name) = args.hostname.as_deref().or(docker.hostname.as_deref()) {
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            fail!(Exit::Enter, "{name:?} is not a host name: 1 to 64 printable characters");
+        }
+        return Ok(name.to_owned());
+    }
+    let last = dir.path.file_name().unwrap_or_default().to_string_lossy();
+    let clean = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' };
+    let name: String = last.chars().map(clean).take(64).collect();
+    let name = name.trim_matches(['-', '.']).to_owned();
+    Ok(if name.is_empty() { "d-enter".to_owned() } else { name })
+}
+
+fn net(args: &Args, docker: &Docker, caller: &Caller) -> Result<(Net, Vec<String>)> {
+    let mut publish = args.publish.clone();
+    if args.publish_all {
+        // A container port alone: d-netup finds a free one on the host.
+        let already = |port: &String| publish.iter().any(|p| p.rsplit(':').next() == Some(port));
+        let all: Vec<String> = docker.exposed_ports.iter().map(|p| p.trim_end_matches("/tcp").to_owned()).collect();
+        publish.extend(all.into_iter().filter(|p| !already(p)).collect::<Vec<_>>());
+    }
+    if let Some(empty) = publish.iter().find(|p| p.trim().is_empty()) {
+        fail!(Exit::Enter, "--publish {empty:?} names no port");
+    }
+    let variable = caller.var(OsStr::new("D_NET")).filter(|v| !v.is_empty()).map(|v| v.to_string_lossy().into_owned());
+    let net = match (&args.net, variable) {
+        (Some(text), _) => Net::parse(text)?,
+        (None, _) if !publish.is_empty() || args.publish_all => Net::User(Vec::new()),
+        (None, Some(text)) => Net::parse(&text).or_exit(Exit::Enter, || "D_NET")?,
+        (None, None) => Net::None,
+    };
+    if !publish.is_empty() && !matches!(net, Net::User(_)) {
+        let shown = args.net.as_deref().unwrap_or("none");
+        fail!(
+            Exit::Enter,
+            "--publish needs --net=user, not --net={shown}: there is no network of its own to forward into"
+        );
+    }
+    Ok((net, publish))
+}
+
+fn etc_files(
+    args: &Args,
+    dir: &Directory,
+    caller: &Caller,
+    user: &User,
+    net: &Net,
+    hostname: &str,
+) -> Result<Vec<(PathBuf, String)>> {
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    if let Some(bad) = args.dns.iter().find(|d| d.parse::<std::net::IpAddr>().is_err()) {
+        fail!(Exit::Enter, "--dns {bad:?} is not an IP address");
+    }
+    if let Some(text) = network::resolv_conf(net, &args.dns, &caller.resolv_conf) {
+        files.push(("/etc/resolv.conf".into(), text));
+    }
+    files.push(("/etc/hosts".into(), network::hosts(net, hostname, &args.add_host, &caller.hosts)?));
+    files.push(("/etc/hostname".into(), format!("{hostname}\n")));
+    let name = match (user.uid, &caller.name) {
+        (0, _) => "root",
+        (_, Some(name)) => name,
+        _ => "user",
+    };
+    if let Some(text) = user::passwd_with(&dir.passwd, user, name) {
+        files.push(("/etc/passwd".into(), text));
+    }
+    if let Some(text) = user::group_with(&dir.group, user, name) {
+        files.push(("/etc/group".into(), text));
+    }
+    Ok(files)
+}
+
+fn environment(args: &Args, docker: &Docker, caller: &Caller, user: &User) -> Result<Environment> {
+    let mut env = Environment::default();
+    let lookup = |name: &OsStr| caller.var(name);
+    env.set("PATH", DEFAULT_PATH);
+    env.set("HOME", &user.home);
+    if let Some(term) = lookup(OsStr::new("TERM")) {
+        env.set("TERM", term);
+    }
+    env.set("container", "d-enter");
+    for spec in &docker.env {
+        // A variable without a value in an image is none: an image does not reach into the caller's environment.
+        env.set_spec(OsStr::new(spec), &|_| None)?;
+    }
+    for file in &caller.env_files {
+        for spec in parse_env_file(file) {
+            env.set_spec(&spec, &lookup)?;
+        }
+    }
+    for spec in &args.env {
+        env.set_spec(spec, &lookup)?;
+    }
+    Ok(env)
+}
+
+/// docker's rule: words after DIR replace Cmd and go to the Entrypoint; `--entrypoint` also drops Cmd.
+fn command(args: &Args, docker: &Docker) -> Vec<OsString> {
+    let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
+    let typed = args.operands.get(1..).unwrap_or_default().to_vec();
+    let mut command = match &args.entrypoint {
+        Some(entrypoint) if entrypoint.is_empty() => Vec::new(),
+        Some(entrypoint) => vec![entrypoint.clone()],
+        None => words(&docker.entrypoint),
+    };
+    command.extend(if typed.is_empty() && args.entrypoint.is_none() { words(&docker.cmd) } else { typed });
+    if command.is_empty() { vec!["/bin/sh".into()] } else { command }
+}
+
+fn workdir(args: &Args, docker: &Docker) -> Result<OsString> {
+    match (&args.workdir, &docker.workdir) {
+        (Some(dir), _) if !dir.to_string_lossy().starts_with('/') => {
+            fail!(Exit::Enter, "--workdir {:?} is not an absolute path", dir.display().to_string())
+        }
+        (Some(dir), _) => Ok(dir.clone()),
+        (None, Some(dir)) if dir.starts_with('/') => Ok(dir.into()),
+        (None, Some(dir)) => Ok(format!("/{dir}").into()),
+        (None, None) => Ok("/".into()),
+    }
+}
+
+fn umask(text: Option<&str>) -> Result<u32> {
+    match text.map(|t| (t, u32::from_str_radix(t, 8))) {
+        None => Ok(0o022),
+        Some((_, Ok(mask))) if mask <= 0o777 => Ok(mask),
+        Some((text, _)) => fail!(Exit::Enter, "--umask {text:?} is not an octal mask, as 022"),
+    }
+}
+
+fn stop_signal(docker: &Docker) -> Result<i32> {
+    match &docker.stop_signal {
+        None => Ok(15),
+        Some(name) => match sys::signal_number(name) {
+            Some(number) => Ok(number),
+            None => fail!(Exit::Enter, "config.json: StopSignal {name:?} is not a signal"),
+        },
+    }
+}
+
+/// The sysctls that belong to a namespace of the container (sysctl(8), docker's list), checked against what is shared.
+fn sysctls(specs: &[String], net: &Net, shared: &Shared) -> Result<Vec<(String, String)>> {
+    let mut list = Vec::new();
+    if net.is_new() {
+        // A network of its own has no ports to protect from its own users, and ping(8) needs no privilege.
+        list.push(("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()));
+    }
+    for spec in specs {
+        let Some((name, value)) = spec.split_once('=') else {
+            fail!(Exit::Enter, "cannot read --sysctl {spec:?}: expected NAME=VALUE")
+        };
+        let name = name.replace('/', ".");
+        let ipc = name.starts_with("kernel.msg") || name.starts_with("kernel.sem") || name.starts_with("kernel.shm");
+        let owned = (name.starts_with("net.") && net.is_new())
+            || ((ipc || name.starts_with("fs.mqueue.")) && !shared.ipc)
+            || (matches!(name.as_str(), "kernel.hostname" | "kernel.domainname") && !shared.uts);
+        if !owned || name.contains("..") {
+            fail!(
+                Exit::Enter,
+                "--sysctl {name}: not a setting of the container's own namespaces (net., fs.mqueue., kernel.shm ...)"
+            );
+        }
+        list.push((name, value.to_owned()));
+    }
+    Ok(list)
+}
+
+fn shared(list: &[Share]) -> Shared {
+    let has = |s| list.contains(&s);
+    Shared { pid: has(Share::Pid), ipc: has(Share::Ipc), uts: has(Share::Uts), cgroup: has(Share::Cgroup) }
+}
+
+/// Which descriptors are connected to the container's own terminal.
+fn pty(tty: Tty, caller: &Caller) -> [bool; 3] {
+    match tty {
+        Tty::Never => [false; 3],
+        Tty::Always => [true; 3],
+        Tty::Auto if caller.terminals[0] && caller.foreground => caller.terminals,
+        Tty::Auto => [false; 3],
+    }
+}
+
+fn ephemeral(args: &Args) -> Result<Option<Ephemeral>> {
+    Ok(match args.ephemeral.as_deref() {
+        None => None,
+        Some("") => Some(Ephemeral { size: None }),
+        Some(text) => Some(Ephemeral { size: Some(size::parse(text).or_exit(Exit::Enter, || "--ephemeral")?) }),
+    })
+}
+
+/// Docker's volumes, then the options'; of several on one target the last is used.
+fn mounts(args: &Args, docker: &Docker) -> Result<Vec<Mount>> {
+    let forget = args.volume.iter().any(|v| v == "none");
+    let mut mounts = if forget { Vec::new() } else { volume::from_config(&docker.volumes)? };
+    for arg in &args.mounts {
+        mounts.push(Mount::parse(arg)?);
+    }
+    let targets: Vec<PathBuf> = mounts.iter().map(|m| m.target().to_owned()).collect();
+    let mut index = 0;
+    mounts.retain(|m| {
+        index += 1;
+        !targets[index..].iter().any(|later| later == m.target())
+    });
+    Ok(mounts)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
