@@ -6,9 +6,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Whether the last component of a path is followed when it is a symlink.
@@ -18,6 +19,15 @@ pub enum Link {
     Follow,
     /// It is not: the link itself is meant.
     NoFollow,
+}
+
+/// What [`Root::ensure`] makes of a missing path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Make {
+    /// A directory.
+    Directory,
+    /// An empty file.
+    File,
 }
 
 /// A handle of a root directory.
@@ -59,6 +69,41 @@ impl Root {
         Err(Errno::AGAIN.into())
     }
 
+    /// A handle of `path`, made as `what` where it is missing, with its parents (0755). A symlink that leads nowhere gets its
+    /// target made, where it points to beneath this root.
+    ///
+    /// # Errors
+    /// openat2(2)'s, mkdirat(2)'s, mknodat(2)'s; `ELOOP` after forty links.
+    pub fn ensure(&self, path: &Path, what: Make) -> io::Result<OwnedFd> {
+        self.ensure_within(path, what, 40)
+    }
+
+    fn ensure_within(&self, path: &Path, what: Make, links: u32) -> io::Result<OwnedFd> {
+        match self.handle(path, Link::Follow) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+        if links == 0 {
+            return Err(Errno::LOOP.into());
+        }
+        let name = path.file_name().ok_or(Errno::NOENT)?;
+        let parent_path = path.parent().unwrap_or(Path::new("/"));
+        let parent = self.ensure_within(parent_path, Make::Directory, links - 1)?;
+        if let Ok(target) = rustix::fs::readlinkat(&parent, name, Vec::new()) {
+            let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes())).to_owned();
+            return self.ensure_within(&parent_path.join(target), what, links - 1);
+        }
+        let made = match what {
+            Make::Directory => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
+            Make::File => rustix::fs::mknodat(&parent, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
+        };
+        match made {
+            // Another process made it first: the next look finds it.
+            Ok(()) | Err(Errno::EXIST) => self.handle(path, Link::Follow),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// A handle (`O_PATH`) of `path` beneath this root, whatever it is.
     ///
     /// # Errors
@@ -95,5 +140,21 @@ mod tests {
         assert!(open("/../../etc/passwd", Link::Follow).is_ok());
         assert!(open("up", Link::Follow).is_err());
         assert_eq!(open("abs", Link::NoFollow).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn missing_targets_are_made_where_links_point() {
+        let dir = tempfile::tempdir().unwrap();
+        let root_path = dir.path().join("root");
+        fs::create_dir_all(root_path.join("etc")).unwrap();
+        symlink("../../run/resolv/stub.conf", root_path.join("etc/resolv.conf")).unwrap();
+        symlink("loop", root_path.join("loop")).unwrap();
+        let root = Root::open(&root_path).unwrap();
+        root.ensure(Path::new("/etc/resolv.conf"), Make::File).unwrap();
+        assert!(root_path.join("run/resolv/stub.conf").is_file());
+        root.ensure(Path::new("/a/b/c"), Make::Directory).unwrap();
+        assert!(root_path.join("a/b/c").is_dir());
+        assert!(root.ensure(Path::new("/loop/x"), Make::File).is_err());
+        assert!(!dir.path().join("run").exists());
     }
 }

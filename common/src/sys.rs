@@ -183,6 +183,30 @@ pub fn owner_namespace(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(owner).unwrap_or(-1)) })
 }
 
+/// Brings up the loopback interface of this network namespace (netdevice(7)).
+///
+/// # Errors
+/// ioctl(2)'s; `EPERM` without CAP_NET_ADMIN over the namespace.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: ifreq is plain data for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from.cast_signed();
+    }
+    #[allow(clippy::cast_possible_truncation)]
+    let up = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = up;
+    // SAFETY: the kernel reads an initialised ifreq whose name ends with a zero byte.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into()).map(drop)
+}
+
+/// Sends a signal to a process, or to its process group. A target that is gone is no error.
+pub fn send_signal(pid: i32, signal: i32, group: bool) {
+    // SAFETY: kill(2) touches no memory of ours; any number is allowed or an error.
+    unsafe { libc::kill(if group { -pid } else { pid }, signal) };
+}
+
 /// A set of signals.
 #[derive(Clone, Copy)]
 pub struct SignalSet(libc::sigset_t);

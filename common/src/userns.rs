@@ -126,7 +126,8 @@ fn finish_helper(name: &str, child: Child) -> Result<()> {
     let output = child.wait_with_output().or_exit(Exit::Unavailable, || format!("cannot wait for {name}"))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
-        fail!(Exit::Unavailable, "{name} failed: {}", words.trim().lines().next().unwrap_or("no reason given"));
+        let words = words.trim().lines().next().unwrap_or("no reason given");
+        fail!(Exit::Unavailable, "{name} failed: {}", words.trim_start_matches(&format!("{name}: ")));
     }
     Ok(())
 }

@@ -1,15 +1,91 @@
 //! d-enter: a command in a rootless container made of a plain directory.
+//!
+//! The order of the dance is the program (d-enter(1), "HOW IT WORKS"): [`plan`] decides everything; [`launch`] clones, writes
+//! the id map and calls d-netup; in the child [`root`] mounts and pivots, [`command`] gives up privileges and executes, and
+//! [`init`] stays as PID 1, while [`supervise`] carries terminal and signals outside.
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod caller;
 pub mod capabilities;
+pub mod channel;
+pub mod command;
 pub mod config;
+pub mod copy;
 pub mod directory;
 pub mod env;
+pub mod init;
+pub mod launch;
+pub mod mounts;
+pub mod netup;
 pub mod network;
+pub mod overlay;
 pub mod paths;
 pub mod plan;
 pub mod rlimit;
+pub mod root;
 pub mod size;
+pub mod special;
+pub mod status;
+pub mod supervise;
+pub mod terminal;
 pub mod user;
 pub mod volume;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::CommandFactory;
+use d_common::exit::{Exit, exit_of};
+use d_common::fail;
+use d_common::report::Report;
+use d_common::userns;
+
+use crate::args::Args;
+use crate::directory::Directory;
+use crate::launch::Descriptors;
+use crate::plan::{Caller, Plan};
+
+/// Runs what the arguments ask for. Returns the exit code of the command.
+///
+/// # Errors
+/// Everything that is d-enter's own failure; [`exit_code`] tells the code.
+pub fn run(args: Args, report: Report) -> Result<u8> {
+    if let Some(shell) = args.completions {
+        clap_complete::generate(shell, &mut Args::command(), "d-enter", &mut std::io::stdout());
+        return Ok(0);
+    }
+    let descriptors = Descriptors::take(&args)?;
+    let directory = match args.operands.first() {
+        Some(dir) if dir.is_empty() => fail!(Exit::Enter, "DIR is empty: the command that should print it failed"),
+        Some(dir) => Directory::open(Path::new(dir))?,
+        None => fail!(Exit::Enter, "no DIR given; see d-enter --help"),
+    };
+    let caller = Caller::read(&args, &directory.config.options)?;
+    let dry_run = args.dry_run;
+    let plan = Plan::decide(args, &directory, &caller, &userns::facts())?;
+    plan.warnings.iter().for_each(|warning| report.warn(warning));
+    if dry_run {
+        print(&format!("{:#}\n", serde_json::to_value(&plan)?));
+        return Ok(0);
+    }
+    launch::run(&plan, command::Filters::default(), descriptors, report)
+}
+
+/// d-enter's exit code for an error: 126 and 127 are about the command, everything else is 125.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    match exit_of(error) {
+        code @ (Exit::CannotExecute | Exit::CommandNotFound) => code as u8,
+        _ => Exit::Enter as u8,
+    }
+}
+
+/// Prints a result on stdout.
+pub fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(125),
+    }
+}

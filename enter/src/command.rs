@@ -1,0 +1,218 @@
+//! The last steps before the command: each forbids the one before it, so their order is fixed (DESIGN: identity is given up
+//! piece by piece, the system call filters come last).
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit, failure};
+use d_common::fail;
+use d_common::sys::{self, BpfInstruction};
+use rustix::fs::{FileType, Gid, Mode, Uid};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+
+use crate::capabilities;
+use crate::channel::Message;
+use crate::init::Start;
+use crate::plan::{Groups, Plan};
+
+/// The system call filters of the command.
+#[derive(Debug, Clone, Default)]
+pub struct Filters {
+    /// The profile; it is installed while there are capabilities, or after no_new_privs.
+    pub base: Vec<BpfInstruction>,
+    /// Root emulation: last of all, since its zero answers would fool our own calls.
+    pub fakeroot: Vec<BpfInstruction>,
+}
+
+/// Becomes the command. Returns only with an error; `starting` is closed by the exec.
+pub fn run(plan: &Plan, start: &Start, terminal: Option<&OwnedFd>, starting: Option<OwnedFd>) -> Result<()> {
+    if starting.is_some() {
+        let own = rustix::process::getpid();
+        rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
+    }
+    if let Some(terminal) = terminal {
+        // SIGTTOU is blocked here, so a background process may do this.
+        rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp())
+            .or_exit(Exit::Enter, || "cannot take the terminal")?;
+    }
+    connect(plan, terminal)?;
+    for limit in &plan.limits {
+        limit.apply()?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(plan.umask));
+    match sys::new_session_keyring() {
+        // A kernel without keys, or an outer filter that hides them: then there is nothing to read either.
+        Err(e) if matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSYS | Errno::PERM)) => {}
+        result => result.or_exit(Exit::Enter, || "cannot leave the caller's keyrings")?,
+    }
+    make_workdir(plan)?;
+    give_up_identity(plan)?;
+    enter_workdir(plan)?;
+
+    capabilities::limit_bounding(plan.capabilities.bounding)?;
+    let install = |filter: &[BpfInstruction]| {
+        if filter.is_empty() {
+            return Ok(());
+        }
+        sys::install_seccomp_filter(filter).or_exit(Exit::Enter, || "cannot install a system call filter")
+    };
+    install(&start.filters.base)?;
+    capabilities::set(&plan.capabilities)?;
+    if plan.no_new_privs {
+        rustix::thread::set_no_new_privs(true).or_exit(Exit::Enter, || "cannot set no_new_privs")?;
+    }
+    install(&start.filters.fakeroot)?;
+
+    let mut keep = plan.keep_fds.clone();
+    keep.push(start.channel.as_fd().as_raw_fd());
+    keep.extend(starting.as_ref().map(AsRawFd::as_raw_fd));
+    sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
+    start.channel.send(&Message::Command);
+    sys::reset_signals(&start.ignored).or_exit(Exit::Enter, || "cannot reset the signals")?;
+    Err(exec(plan))
+}
+
+/// Connects descriptors 0 to 2: to the container's terminal where the plan says so, else they stay what they are.
+fn connect(plan: &Plan, terminal: Option<&OwnedFd>) -> Result<()> {
+    if let Some(terminal) = terminal {
+        let dup: [fn(&OwnedFd) -> rustix::io::Result<()>; 3] = [
+            |fd| rustix::stdio::dup2_stdin(fd),
+            |fd| rustix::stdio::dup2_stdout(fd),
+            |fd| rustix::stdio::dup2_stderr(fd),
+        ];
+        for (connect, _) in dup.iter().zip(plan.pty).filter(|(_, wanted)| *wanted) {
+            connect(terminal).or_exit(Exit::Enter, || "cannot connect the terminal")?;
+        }
+    }
+    // /dev/stdout is opened anew by its user: a pipe or terminal of our own must belong to that one. Files are left alone.
+    let uid = Uid::from_raw(plan.user.uid);
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for (stream, is_pty) in streams.into_iter().zip(plan.pty) {
+        let Ok(stat) = rustix::fs::fstat(stream) else { continue };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if (is_pty || kind == FileType::Fifo) && stat.st_uid != plan.user.uid {
+            let _ = rustix::fs::fchown(stream, Some(uid), None);
+        }
+    }
+    Ok(())
+}
+
+/// Groups, gid, uid; the capabilities outlive the change of uid, to be given up one step later.
+fn give_up_identity(plan: &Plan) -> Result<()> {
+    if let Groups::Set(groups) = &plan.groups {
+        let groups: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
+        rustix::thread::set_thread_groups(&groups).or_exit(Exit::Enter, || "cannot set the supplementary groups")?;
+    }
+    rustix::thread::set_keep_capabilities(true).or_exit(Exit::Enter, || "cannot keep the capabilities")?;
+    let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .or_exit(Exit::Enter, || format!("cannot become group {}", plan.user.gid))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .or_exit(Exit::Enter, || format!("cannot become user {}", plan.user.uid))?;
+    rustix::thread::set_keep_capabilities(false).or_exit(Exit::Enter, || "cannot reset the capabilities' keeping")?;
+    let mut sets = rustix::thread::capabilities(None).or_exit(Exit::Enter, || "cannot read the capabilities")?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets).or_exit(Exit::Enter, || "cannot raise the capabilities")
+}
+
+/// The image's working directory is made where it is missing, as docker does, and belongs to the command's user.
+fn make_workdir(plan: &Plan) -> Result<()> {
+    let dir = Path::new(&plan.workdir);
+    if plan.make_workdir && !dir.exists() {
+        fs::create_dir_all(dir)
+            .or_exit(Exit::Enter, || format!("cannot make the working directory {}", dir.display()))?;
+        let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+        let _ = rustix::fs::chown(dir, Some(uid), Some(gid));
+    }
+    Ok(())
+}
+
+fn enter_workdir(plan: &Plan) -> Result<()> {
+    let dir = Path::new(&plan.workdir);
+    rustix::process::chdir(dir)
+        .or_exit(Exit::Enter, || format!("cannot enter the working directory {}", dir.display()))?;
+    // A directory outside the root would show as "(unreachable)" (CVE-2024-21626).
+    let now = rustix::process::getcwd(Vec::new()).or_exit(Exit::Enter, || "cannot read the working directory")?;
+    if !now.as_bytes().starts_with(b"/") {
+        fail!(Exit::Enter, "the working directory {} is outside the container", dir.display());
+    }
+    Ok(())
+}
+
+/// Executes the command; looked up with the container's PATH, inside. Returns why it could not.
+fn exec(plan: &Plan) -> anyhow::Error {
+    let c_string = |s: &OsStr| CString::new(s.as_bytes());
+    let strings = |list: &[std::ffi::OsString]| list.iter().map(|s| c_string(s)).collect::<Result<Vec<_>, _>>();
+    let (Ok(argv), Ok(envp)) = (strings(&plan.command), strings(&plan.environment)) else {
+        return failure(Exit::Enter, "the command or its environment holds a NUL character");
+    };
+    let Some(name) = plan.command.first().filter(|n| !n.is_empty()) else {
+        return failure(Exit::CommandNotFound, "cannot run the command: its name is empty");
+    };
+    let shown = name.display();
+    if name.as_bytes().contains(&b'/') {
+        let error = sys::execve(&argv[0], &argv, &envp);
+        return explain(&shown.to_string(), Path::new(name), &error);
+    }
+    let mut denied = None;
+    for dir in plan.path.as_bytes().split(|b| *b == b':') {
+        let dir = if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
+        let candidate = dir.join(name);
+        let Ok(path) = c_string(candidate.as_os_str()) else { continue };
+        if !candidate.is_file() {
+            continue;
+        }
+        let error = sys::execve(&path, &argv, &envp);
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            // execvp(3)'s rule: what may not be executed here may be further on.
+            Some(Errno::ACCESS) => denied = Some((candidate, error)),
+            _ => return explain(&shown.to_string(), &candidate, &error),
+        }
+    }
+    match denied {
+        Some((path, error)) => explain(&shown.to_string(), &path, &error),
+        None => failure(
+            Exit::CommandNotFound,
+            format!("cannot run {shown}: not found in the container's PATH ({})", plan.path.display()),
+        ),
+    }
+}
+
+fn explain(shown: &str, path: &Path, error: &io::Error) -> anyhow::Error {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let (exit, why) = match errno {
+        Some(Errno::NOENT) if path.exists() => {
+            (Exit::CannotExecute, "the interpreter that it names does not exist in the root filesystem".to_owned())
+        }
+        Some(Errno::NOENT | Errno::NOTDIR) => (Exit::CommandNotFound, "not found in the root filesystem".to_owned()),
+        Some(Errno::NOEXEC) => {
+            (Exit::CannotExecute, "not a program of this machine, nor a script with a #! line".to_owned())
+        }
+        Some(Errno::ACCESS) if path.is_dir() => (Exit::CannotExecute, "it is a directory".to_owned()),
+        Some(Errno::ACCESS) => (Exit::CannotExecute, "not executable for this user".to_owned()),
+        _ => (Exit::CannotExecute, d_common::report::errno_text(error.raw_os_error().unwrap_or(0))),
+    };
+    failure(exit, format!("cannot run {shown}: {why}"))
+}
+
+/// Kills everything below this process, where no pid namespace does it: as a subreaper, it is the parent of all orphans.
+pub fn kill_descendants() {
+    // What is killed may leave children behind, which come to us: until there are none.
+    for _ in 0..64 {
+        let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let pids: Vec<Pid> = children.split_whitespace().filter_map(|p| Pid::from_raw(p.parse().ok()?)).collect();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        }
+    }
+}

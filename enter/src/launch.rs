@@ -1,0 +1,151 @@
+//! The parent's part of the dance: locks, the clone, the id map, the network, and then the child may go.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use d_common::container::{self, Sharing};
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use d_common::report::Report;
+use d_common::sys::{self, Fork, SignalSet};
+use d_common::userns;
+use rustix::process::Pid;
+
+use crate::args::Args;
+use crate::channel::{Channel, Message};
+use crate::command::Filters;
+use crate::directory::Filesystem;
+use crate::init::{self, Start};
+use crate::netup::Netup;
+use crate::network::Net;
+use crate::plan::Plan;
+use crate::status::Status;
+use crate::supervise::{self, Container};
+use crate::terminal::Look;
+
+/// The descriptors that the options name.
+#[derive(Debug, Default)]
+pub struct Descriptors {
+    /// `--status-fd`
+    pub status: Option<OwnedFd>,
+    /// `--ready-fd`
+    pub ready: Option<OwnedFd>,
+    /// `--block-fd`
+    pub block: Option<OwnedFd>,
+    /// `--pid-file`
+    pub pid_file: Option<PathBuf>,
+}
+
+impl Descriptors {
+    /// Takes them over.
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] for one that is not open.
+    pub fn take(args: &Args) -> Result<Self> {
+        let take = |fd: Option<i32>, option: &str| {
+            fd.map(|fd| sys::inherited_fd(fd).or_exit(Exit::Enter, || format!("--{option} {fd}: no such descriptor")))
+                .transpose()
+        };
+        for fd in &args.keep_fd {
+            if *fd > 2 && fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
+                fail!(Exit::Enter, "--keep-fd {fd}: no such descriptor");
+            }
+        }
+        Ok(Self {
+            status: take(args.status_fd, "status-fd")?,
+            ready: take(args.ready_fd, "ready-fd")?,
+            block: take(args.block_fd, "block-fd")?,
+            pid_file: args.pid_file.as_ref().map(PathBuf::from),
+        })
+    }
+}
+
+/// Runs the container. Returns the command's exit code.
+///
+/// # Errors
+/// [`Exit::Enter`] for all that fails on this side; the child reports its own failures.
+pub fn run(plan: &Plan, filters: Filters, descriptors: Descriptors, report: Report) -> Result<u8> {
+    let _locks = lock(plan)?;
+    let (channel, childs) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
+    let ignored: Vec<i32> = sys::ignored_signals().into_iter().filter(|s| *s != 13).collect();
+    // Blocked before the clone: none may be lost between the two.
+    let signals = SignalSet::all();
+    signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
+    let look =
+        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().find_map(Look::of);
+    let mut status = Status::new(descriptors.status, descriptors.ready, descriptors.pid_file);
+    let fork = sys::clone_process(namespaces(plan)).map_err(userns::explain);
+    let (pid, pidfd) = match fork.or_exit(Exit::Enter, || "cannot make the namespaces")? {
+        Fork::Child => {
+            drop(channel);
+            init::run(plan, Start { channel: childs, look, ignored, filters, block: descriptors.block })
+        }
+        Fork::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(childs);
+    let netup = match prepare(plan, pid, &mut status) {
+        Ok(netup) => netup,
+        Err(error) => {
+            let _ = supervise::abandon(pid);
+            return Err(error);
+        }
+    };
+    if let Some(netup) = &netup {
+        netup.forwards.iter().for_each(|f| report.info(format!("forward {f}")));
+        status.ports(&netup.forwards);
+    }
+    channel.send(&Message::Go);
+    supervise::follow(&mut Container { plan, channel, pid, pidfd, netup, signals, status, report })
+}
+
+/// The namespaces that the child is born into; the cgroup namespace comes later.
+fn namespaces(plan: &Plan) -> i32 {
+    let when = |on: bool, flag: i32| if on { flag } else { 0 };
+    sys::CLONE_NEWUSER
+        | sys::CLONE_NEWNS
+        | when(!plan.shared.pid, sys::CLONE_NEWPID)
+        | when(!plan.shared.ipc, sys::CLONE_NEWIPC)
+        | when(!plan.shared.uts, sys::CLONE_NEWUTS)
+        | when(plan.net.is_new(), sys::CLONE_NEWNET)
+}
+
+/// What the child waits for: its map, and its network.
+fn prepare(plan: &Plan, pid: Pid, status: &mut Status) -> Result<Option<Netup>> {
+    userns::write_map(pid, &plan.map, plan.privileged)?;
+    status.child(pid.as_raw_nonzero().get());
+    match &plan.net {
+        Net::User(options) => Ok(Some(Netup::start(pid, options, &plan.publish)?)),
+        _ => Ok(None),
+    }
+}
+
+/// DIR is locked as long as this process lives: nobody replaces or removes it meanwhile. An overlay's upper directory can be
+/// used once at a time.
+fn lock(plan: &Plan) -> Result<Vec<OwnedFd>> {
+    let shown = plan.dir.display();
+    let dir = container::lock(&plan.dir, Sharing::Shared).or_exit(Exit::Enter, || format!("cannot lock {shown}"))?;
+    let Some(dir) = dir else {
+        fail!(Exit::Enter, "cannot enter {shown}: it is being replaced or removed{}", pids(&plan.dir))
+    };
+    let mut locks = vec![dir];
+    if let (Filesystem::Overlay { upper, .. }, None) = (&plan.filesystem, &plan.ephemeral) {
+        match container::lock(upper, Sharing::Exclusive)
+            .or_exit(Exit::Enter, || format!("cannot lock {}", upper.display()))?
+        {
+            Some(lock) => locks.push(lock),
+            None => fail!(
+                Exit::Enter,
+                "cannot enter {shown}: its overlay is in use{}; --join enters the running container, --ephemeral makes another",
+                pids(upper)
+            ),
+        }
+    }
+    Ok(locks)
+}
+
+fn pids(dir: &std::path::Path) -> String {
+    let pids: Vec<String> = container::lock_holders(dir).iter().map(u32::to_string).collect();
+    if pids.is_empty() { String::new() } else { format!(" by pid {}", pids.join(", ")) }
+}

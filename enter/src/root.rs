@@ -1,0 +1,344 @@
+//! The root of the container: everything is mounted beneath it, then it takes the place of the old one.
+//!
+//! The order is given by what the kernel forbids: sources are taken in the new mount namespace while the caller's own ids and
+//! groups still count; then this process becomes the container's root, so that what it makes is owned rightly; mounts later in
+//! the list may lie on earlier ones; masks come after all of them; pivot_root(2) is last.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use d_common::beneath::{Make, Root};
+use d_common::container;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use d_common::sys;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+
+use crate::copy;
+use crate::directory::Filesystem;
+use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs, restrict, write_file};
+use crate::overlay;
+use crate::plan::{Ephemeral, Plan};
+use crate::special::{self, Devices};
+use crate::volume::Mount;
+
+/// What is taken from the outside while the caller's ids count.
+pub struct Sources {
+    /// DIR itself, from below whatever is mounted on it later.
+    dir: OwnedFd,
+    base: Base,
+    devices: Devices,
+    /// The sources of the plan's mounts, by their index.
+    mounts: Vec<Option<OwnedFd>>,
+}
+
+/// What the root filesystem is made of.
+enum Base {
+    Folder(OwnedFd),
+    Overlay { layers: Vec<OwnedFd>, upper: OwnedFd, work: OwnedFd },
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+impl Sources {
+    /// Takes them. Mounts are made private first, so that nothing here is seen outside, nor the other way round.
+    ///
+    /// # Errors
+    /// [`Exit::Enter`], naming what cannot be opened.
+    pub fn take(plan: &Plan) -> Result<Self> {
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+            .or_exit(Exit::Enter, || "cannot make the mounts private")?;
+        let open = |path: &Path| open_path(path).or_exit(Exit::Enter, || format!("cannot open {}", path.display()));
+        let base = match &plan.filesystem {
+            Filesystem::Folder(folder) => Base::Folder(
+                clone_tree(CWD, folder).or_exit(Exit::Enter, || format!("cannot take {}", folder.display()))?,
+            ),
+            Filesystem::Overlay { layers, upper, work } => Base::Overlay {
+                layers: layers.iter().map(|l| open(l)).collect::<Result<_>>()?,
+                upper: open(upper)?,
+                work: open(work)?,
+            },
+        };
+        let mounts = plan.mounts.iter().map(Self::take_mount).collect::<Result<_>>()?;
+        Ok(Self { dir: open(&plan.dir)?, base, devices: Devices::take()?, mounts })
+    }
+
+    fn take_mount(mount: &Mount) -> Result<Option<OwnedFd>> {
+        let (source, flags) = match mount {
+            Mount::Bind { source, readonly, noexec, .. } => {
+                (source, Flags { readonly: *readonly, noexec: *noexec, devices: false })
+            }
+            Mount::Device { source, .. } => (source, Flags { devices: true, noexec: true, readonly: false }),
+            Mount::Kept { .. } | Mount::Tmpfs { .. } => return Ok(None),
+        };
+        let tree = match clone_tree(CWD, source) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fail!(Exit::Enter, "cannot mount {}: it does not exist; make it first", source.display())
+            }
+            tree => tree.or_exit(Exit::Enter, || format!("cannot take {}", source.display()))?,
+        };
+        restrict(&tree, flags).or_exit(Exit::Enter, || format!("cannot restrict {}", source.display()))?;
+        Ok(Some(tree))
+    }
+}
+
+/// What building the root left for the steps after it.
+pub struct Built {
+    /// The container's side of its terminal, where it has one.
+    pub terminal: Option<OwnedFd>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Builds the root and pivots into it. `terminal` is called with the container's /dev once it is there.
+///
+/// # Errors
+/// [`Exit::Enter`], naming the mount that failed.
+pub fn build(
+    plan: &Plan,
+    sources: Sources,
+    terminal: impl FnOnce(&OwnedFd) -> Result<Option<OwnedFd>>,
+) -> Result<Built> {
+    let Sources { dir, base, devices, mounts } = sources;
+    let tree = base_mount(plan, base, &dir)?;
+    attach(&tree, &dir)
+        .or_exit(Exit::Enter, || format!("cannot mount the root filesystem on {}", plan.dir.display()))?;
+    let root = Root::from_fd(tree);
+
+    let proc = special::proc(&root, plan.proc)?;
+    let sysfs = special::sys(&root, plan)?;
+    let dev = special::dev(&root, plan, &devices)?;
+    special::scratch(&root, plan)?;
+    for (mount, source) in plan.mounts.iter().zip(&mounts) {
+        volume(&root, plan, &dir, mount, source.as_ref())?;
+    }
+    let files = files(&root, plan, &dev)?;
+    let terminal = terminal(&dev)?;
+
+    let (proc, warning) = proc.map_or((None, None), |(fd, warning)| (Some(fd), warning));
+    sysctls(plan, proc.as_ref())?;
+    special::protect(plan, proc.as_ref(), &sysfs, &devices)?;
+    if plan.read_only {
+        sys::mount_setattr(root.as_fd(), sys::MOUNT_ATTR_RDONLY, 0, false)
+            .or_exit(Exit::Enter, || "cannot make the root filesystem read-only")?;
+    }
+    pivot(&root)?;
+    let warnings = warning.into_iter().chain(files).collect();
+    Ok(Built { terminal, warnings })
+}
+
+/// The mount of the root filesystem, detached.
+fn base_mount(plan: &Plan, base: Base, dir: &OwnedFd) -> Result<OwnedFd> {
+    let scratch = |ephemeral: Ephemeral| {
+        let flags = Flags { readonly: false, noexec: false, devices: false };
+        new_tmpfs(0o700, ephemeral.size, flags)
+            .and_then(|tmpfs| attach(&tmpfs, dir).map(|()| tmpfs))
+            .or_exit(Exit::Enter, || "cannot make a tmpfs for the changes")
+    };
+    match (base, plan.ephemeral) {
+        (Base::Folder(tree), None) => Ok(tree),
+        (Base::Folder(tree), Some(ephemeral)) => {
+            // An overlay takes attached mounts only.
+            attach(&tree, dir).or_exit(Exit::Enter, || "cannot mount the root filesystem")?;
+            overlay::ephemeral(&[tree.as_fd()], &scratch(ephemeral)?)
+        }
+        (Base::Overlay { layers, upper, work }, None) => {
+            let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
+            overlay::mount(&layers, (upper.as_fd(), work.as_fd()))
+        }
+        (Base::Overlay { layers, upper, .. }, Some(ephemeral)) => {
+            let layers: Vec<_> = layers.iter().chain([&upper]).map(AsFd::as_fd).collect();
+            overlay::ephemeral(&layers, &scratch(ephemeral)?)
+        }
+    }
+}
+
+/// Mounts one of the plan's mounts.
+fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option<&OwnedFd>) -> Result<()> {
+    let target_path = mount.target();
+    let ensure = |what| {
+        root.ensure(target_path, what)
+            .or_exit(Exit::Enter, || format!("cannot make the mount point {}", target_path.display()))
+    };
+    let failed = || format!("cannot mount on {}", target_path.display());
+    match (mount, source) {
+        (Mount::Bind { .. } | Mount::Device { .. }, Some(source)) => {
+            let source_is_dir = is_dir(source).or_exit(Exit::Enter, failed)?;
+            let target = ensure(if source_is_dir { Make::Directory } else { Make::File })?;
+            if is_dir(&target).or_exit(Exit::Enter, failed)? != source_is_dir {
+                let (a, b) = if source_is_dir { ("directory", "file") } else { ("file", "directory") };
+                fail!(Exit::Enter, "cannot mount a {a} on {}: it is a {b}", target_path.display());
+            }
+            attach(source, &target).or_exit(Exit::Enter, failed)
+        }
+        (Mount::Kept { name, readonly, noexec, copy, .. }, _) => {
+            let target = ensure(Make::Directory)?;
+            let flags = Flags { readonly: *readonly, noexec: *noexec, devices: false };
+            let tree = if plan.ephemeral.is_some() {
+                ephemeral_volume(dir, name, &target, *copy, flags)
+            } else {
+                kept_volume(dir, name, &target, *copy).and_then(|tree| restrict(&tree, flags).map(|()| tree))
+            };
+            let tree =
+                tree.or_exit(Exit::Enter, || format!("cannot use {}/volumes/{}", plan.dir.display(), name.display()))?;
+            attach(&tree, &target).or_exit(Exit::Enter, failed)
+        }
+        (Mount::Tmpfs { size, mode, copy, noexec, readonly, .. }, _) => {
+            let target = ensure(Make::Directory)?;
+            let make = || -> io::Result<()> {
+                let covered = rustix::fs::fstat(&target)?;
+                let flags = Flags { readonly: false, noexec: *noexec, devices: false };
+                let bits = mode.unwrap_or(covered.st_mode & 0o7777);
+                let tmpfs = new_tmpfs(bits, *size, flags)?;
+                let below = clone_tree(&target, Path::new(""))?;
+                attach(&tmpfs, &target)?;
+                if *copy {
+                    copy::tree(&below, &tmpfs, copy::What::All)?;
+                    rustix::fs::chmodat(&tmpfs, ".", Mode::from_raw_mode(bits), rustix::fs::AtFlags::empty())?;
+                }
+                if *readonly { sys::mount_setattr(tmpfs.as_fd(), sys::MOUNT_ATTR_RDONLY, 0, false) } else { Ok(()) }
+            };
+            make().or_exit(Exit::Enter, failed)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// DIR/volumes/NAME, made at its first use and filled from what it will cover.
+fn kept_volume(dir: &OwnedFd, name: &Path, target: &OwnedFd, copy: bool) -> io::Result<OwnedFd> {
+    let below = Root::from_fd(dir.try_clone()?);
+    let path = Path::new(container::VOLUMES).join(name);
+    let exists = below.handle(&path, d_common::beneath::Link::NoFollow).is_ok();
+    if !exists {
+        let parent_path = path.parent().unwrap_or(Path::new("."));
+        let parent = below.ensure(parent_path, Make::Directory)?;
+        let last = name.file_name().unwrap_or_default();
+        if copy {
+            // Filled under another name, so that a volume is there whole or not at all.
+            let temporary = format!(".{}.{}", last.to_string_lossy(), rustix::process::getpid().as_raw_nonzero());
+            rustix::fs::mkdirat(&parent, &temporary, Mode::from_raw_mode(0o755))?;
+            let made = crate::mounts::handle(&parent, &temporary)?;
+            copy::tree(target, &made, copy::What::All)?;
+            match rustix::fs::renameat(&parent, &temporary, &parent, last) {
+                // Another container of this directory was faster.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                result => result?,
+            }
+        } else {
+            match rustix::fs::mkdirat(&parent, last, Mode::from_raw_mode(0o755)) {
+                Err(Errno::EXIST) => {}
+                result => result?,
+            }
+        }
+    }
+    clone_tree(dir, &path)
+}
+
+/// The same for a container whose changes vanish: a tmpfs with what the volume, or else the image, holds.
+fn ephemeral_volume(dir: &OwnedFd, name: &Path, target: &OwnedFd, copy: bool, flags: Flags) -> io::Result<OwnedFd> {
+    let kept = clone_tree(dir, &Path::new(container::VOLUMES).join(name)).ok();
+    let below = match kept {
+        Some(kept) => Some(kept),
+        None if copy => Some(clone_tree(target, Path::new(""))?),
+        None => None,
+    };
+    let tmpfs = new_tmpfs(0o755, None, Flags { readonly: false, ..flags })?;
+    attach(&tmpfs, target)?;
+    if let Some(below) = below {
+        copy::tree(&below, &tmpfs, copy::What::All)?;
+    }
+    let tree = clone_tree(&tmpfs, Path::new(""))?;
+    restrict(&tree, flags)?;
+    Ok(tree)
+}
+
+/// Binds the generated files over those of the image. They are made on the tmpfs of /dev and unlinked there at once.
+/// Returns warnings for those that the root filesystem has no room for.
+fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for (path, text) in &plan.files {
+        let covered = |m: &Mount| path == m.target() || path.starts_with(m.target()) && m.target() != Path::new("/");
+        if plan.mounts.iter().any(covered) {
+            // The user mounts something of their own there.
+            continue;
+        }
+        const NAME: &str = ".generated";
+        let bind = || -> io::Result<()> {
+            let target = root.ensure(path, Make::File)?;
+            write_file(dev, NAME, text.as_bytes())?;
+            let tree = clone_tree(dev, Path::new(NAME))?;
+            // Unlinked only afterwards: the kernel does not attach what has no name any more.
+            let attached = attach(&tree, target);
+            rustix::fs::unlinkat(dev, NAME, rustix::fs::AtFlags::empty())?;
+            attached
+        };
+        match bind() {
+            Ok(()) => {}
+            Err(e)
+                if matches!(
+                    e.raw_os_error().map(Errno::from_raw_os_error),
+                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR)
+                ) =>
+            {
+                warnings.push(format!("{} is the image's own: {e}", path.display()));
+            }
+            Err(e) => Err(e).or_exit(Exit::Enter, || format!("cannot bind a file on {}", path.display()))?,
+        }
+    }
+    Ok(warnings)
+}
+
+/// Writes the sysctls, on a procfs for certain: an image cannot redirect the write (CVE-2025-52881).
+fn sysctls(plan: &Plan, proc: Option<&OwnedFd>) -> Result<()> {
+    if plan.sysctls.is_empty() {
+        return Ok(());
+    }
+    let host;
+    let proc = match proc {
+        Some(proc) => proc,
+        None => {
+            host = open_path(Path::new("/proc")).or_exit(Exit::Enter, || "cannot open /proc")?;
+            &host
+        }
+    };
+    for (name, value) in &plan.sysctls {
+        let path: PathBuf = ["sys".to_owned(), name.replace('.', "/")].iter().collect();
+        let write = || -> io::Result<()> {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
+            let file = rustix::fs::openat2(proc, &path, flags, Mode::empty(), resolve)?;
+            if rustix::fs::fstatfs(&file)?.f_type != rustix::fs::PROC_SUPER_MAGIC {
+                return Err(Errno::XDEV.into());
+            }
+            rustix::io::write(&file, value.as_bytes())?;
+            Ok(())
+        };
+        let default = name == "net.ipv4.ip_unprivileged_port_start" && value == "0";
+        match write() {
+            // In a container with a read-only /proc/sys that convenience cannot be had.
+            Err(_) if default => {}
+            result => result.or_exit(Exit::Enter, || format!("cannot set the sysctl {name} to {value:?}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes `root` the root of this mount namespace, and lets go of the old one (pivot_root(2), "pivot_root(".", ".")").
+fn pivot(root: &Root) -> Result<()> {
+    let change = || -> io::Result<()> {
+        rustix::process::fchdir(root.as_fd())?;
+        rustix::process::pivot_root(c".", c".")?;
+        // The old root lies on the new one now.
+        unmount(c".", UnmountFlags::DETACH)?;
+        rustix::process::chdir(c"/")?;
+        Ok(())
+    };
+    change().or_exit(Exit::Enter, || "cannot pivot into the root filesystem")
+}

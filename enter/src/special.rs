@@ -1,0 +1,239 @@
+//! The special mounts of a container: /proc, /sys, /dev, /tmp and /run.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::Result;
+use d_common::beneath::{Make, Root};
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use d_common::idmap::to_outside;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::args::ProcMode;
+use crate::copy;
+use crate::mounts::{Flags, attach, clone_tree, is_dir, make_dir, make_file, new_filesystem, new_tmpfs, restrict};
+use crate::plan::Plan;
+
+/// Device files that every container has; the numbers are those of linux/Documentation/admin-guide/devices.txt.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+const PROC_FLAGS: Flags = Flags { readonly: false, noexec: true, devices: false };
+const READONLY: Flags = Flags { readonly: true, noexec: true, devices: false };
+
+/// The host's device files, as detached mounts: taken while the host's /dev is in sight.
+pub struct Devices(Vec<(&'static str, OwnedFd)>);
+
+impl Devices {
+    /// Takes them, each checked to be the device that its name says.
+    pub fn take() -> Result<Self> {
+        let mut devices = Vec::new();
+        for (name, major, minor) in DEVICES {
+            let path = Path::new("/dev").join(name);
+            let tree = match clone_tree(CWD, &path) {
+                // /dev/tty may be missing in a chroot.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                tree => tree.or_exit(Exit::Enter, || format!("cannot take {} of the host", path.display()))?,
+            };
+            let stat = rustix::fs::fstat(&tree).or_exit(Exit::Enter, || format!("cannot stat {}", path.display()))?;
+            let is = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+            if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || is != (major, minor) {
+                fail!(Exit::Enter, "{} of the host is not the device {major}:{minor}", path.display());
+            }
+            devices.push((name, tree));
+        }
+        Ok(Self(devices))
+    }
+
+    /// /dev/null, to hide a file behind.
+    fn null(&self) -> Option<&OwnedFd> {
+        self.0.iter().find(|(name, _)| *name == "null").map(|(_, fd)| fd)
+    }
+}
+
+fn at(root: &Root, path: &str) -> Result<OwnedFd> {
+    root.ensure(Path::new(path), Make::Directory)
+        .or_exit(Exit::Enter, || format!("cannot make {path} in the root filesystem"))
+}
+
+/// Mounts /proc and gives a handle of it, with a warning where the caller's own had to do; `None` without one.
+pub fn proc(root: &Root, mode: ProcMode) -> Result<Option<(OwnedFd, Option<String>)>> {
+    if mode == ProcMode::None {
+        return Ok(None);
+    }
+    let target = at(root, "/proc")?;
+    let mut warning = None;
+    let mount = match mode {
+        ProcMode::Bind => clone_tree(CWD, Path::new("/proc")),
+        _ => match new_filesystem(c"proc", &[], PROC_FLAGS) {
+            Err(e) if mode == ProcMode::Auto && is_refused(&e) && in_container() => {
+                warning =
+                    Some("the outer /proc is used: it is masked here, so the kernel allows no new one".to_owned());
+                clone_tree(CWD, Path::new("/proc"))
+            }
+            Err(e) if is_refused(&e) => fail!(
+                Exit::Enter,
+                "cannot mount proc on /proc: EPERM: /proc is masked here (a container inside a container?); try --proc=bind"
+            ),
+            mount => mount,
+        },
+    };
+    let mount = mount.or_exit(Exit::Enter, || "cannot make a mount for /proc")?;
+    attach(&mount, target).or_exit(Exit::Enter, || "cannot mount proc on /proc")?;
+    Ok(Some((mount, warning)))
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS))
+}
+
+/// Whether d-enter itself runs in a container: the marks that the engines leave.
+pub fn in_container() -> bool {
+    Path::new("/.dockerenv").exists()
+        || Path::new("/run/.containerenv").exists()
+        || std::env::var_os("container").is_some()
+}
+
+/// Mounts /sys read-only, and the cgroup tree in it; gives a handle of it.
+pub fn sys(root: &Root, plan: &Plan) -> Result<OwnedFd> {
+    let target = at(root, "/sys")?;
+    // The kernel gives a sysfs to the owner of the network namespace, since it shows that one's interfaces.
+    let own = if plan.net.is_new() { new_filesystem(c"sysfs", &[], READONLY) } else { Err(Errno::PERM.into()) };
+    let mount = match own {
+        Ok(mount) => Ok(mount),
+        Err(_) => clone_tree(CWD, Path::new("/sys")).and_then(|tree| restrict(&tree, READONLY).map(|()| tree)),
+    };
+    let mount = mount.or_exit(Exit::Enter, || "cannot make a mount for /sys")?;
+    attach(&mount, target).or_exit(Exit::Enter, || "cannot mount sysfs on /sys")?;
+    let Some(cgroup) = find_on(&mount, "fs/cgroup") else { return Ok(mount) };
+    let tree = match new_filesystem(c"cgroup2", &[], READONLY) {
+        Ok(tree) => tree,
+        Err(_) => new_tmpfs(0o755, None, READONLY).or_exit(Exit::Enter, || "cannot make a tmpfs")?,
+    };
+    attach(&tree, cgroup).or_exit(Exit::Enter, || "cannot mount the cgroup tree on /sys/fs/cgroup")?;
+    Ok(mount)
+}
+
+/// Mounts /dev, and gives a handle of it: it is also where generated files are made before they are bound elsewhere.
+pub fn dev(root: &Root, plan: &Plan, devices: &Devices) -> Result<OwnedFd> {
+    let target = at(root, "/dev")?;
+    let flags = Flags { readonly: false, noexec: false, devices: false };
+    let dev = new_tmpfs(0o755, Some(64 << 20), flags).or_exit(Exit::Enter, || "cannot make a tmpfs for /dev")?;
+    attach(&dev, target).or_exit(Exit::Enter, || "cannot mount a tmpfs on /dev")?;
+    let fill = || -> io::Result<()> {
+        for (name, tree) in &devices.0 {
+            attach(tree, make_file(&dev, name, 0o666)?)?;
+        }
+        for (name, link) in LINKS {
+            rustix::fs::symlinkat(link, &dev, name)?;
+        }
+        // tty's group is given to terminals where it exists inside (devpts' own rule for grantpt).
+        let mut options = vec![("ptmxmode", "0666"), ("mode", "0620")];
+        if to_outside(&plan.map.gids, 5).is_some() {
+            options.push(("gid", "5"));
+        }
+        let pts = Flags { readonly: false, noexec: true, devices: true };
+        attach(&new_filesystem(c"devpts", &options, pts)?, make_dir(&dev, "pts", 0o755)?)?;
+        let shm = Flags { readonly: false, noexec: true, devices: false };
+        attach(&new_tmpfs(0o1777, None, shm)?, make_dir(&dev, "shm", 0o755)?)?;
+        let mqueue = make_dir(&dev, "mqueue", 0o755)?;
+        let queues = if plan.shared.ipc {
+            clone_tree(CWD, Path::new("/dev/mqueue"))
+        } else {
+            new_filesystem(c"mqueue", &[], shm)
+        };
+        match queues {
+            Ok(queues) => attach(&queues, mqueue),
+            // A kernel without POSIX message queues.
+            Err(_) => Ok(()),
+        }
+    };
+    fill().or_exit(Exit::Enter, || "cannot fill /dev")?;
+    Ok(dev)
+}
+
+/// Mounts the tmpfs of /tmp, /run and, when the root filesystem is read-only, /var/tmp. /run gets the image's directories,
+/// since services (postgres, mysql) expect theirs.
+pub fn scratch(root: &Root, plan: &Plan) -> Result<()> {
+    let paths: &[(&str, u32)] = match (plan.tmpfs, plan.read_only) {
+        (false, _) => &[],
+        (true, false) => &[("/tmp", 0o1777), ("/run", 0o755)],
+        (true, true) => &[("/tmp", 0o1777), ("/run", 0o755), ("/var/tmp", 0o1777)],
+    };
+    for (path, mode) in paths {
+        let target = at(root, path)?;
+        let flags = Flags { readonly: false, noexec: false, devices: false };
+        let mount = new_tmpfs(*mode, None, flags).or_exit(Exit::Enter, || format!("cannot make a tmpfs for {path}"))?;
+        // Attached first: a detached mount cannot be written to by path on older kernels, and a failed copy is no harm here.
+        let source = clone_tree(&target, Path::new("")).ok();
+        attach(&mount, &target).or_exit(Exit::Enter, || format!("cannot mount a tmpfs on {path}"))?;
+        if let (true, Some(source)) = (*path == "/run", source) {
+            copy::tree(&source, &mount, copy::What::Directories)
+                .or_exit(Exit::Enter, || "cannot copy the directories of the image's /run")?;
+        }
+    }
+    Ok(())
+}
+
+/// What lies at `path` of a mount that we made ourselves, never through a link: nothing of the image can stand in its place
+/// (CVE-2025-31133, CVE-2025-52881).
+pub fn find_on(mount: &OwnedFd, path: &str) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(mount, path, flags, Mode::empty(), resolve).ok()
+}
+
+/// Hides and write-protects the paths that the plan names, on the /proc and /sys that were mounted.
+pub fn protect(plan: &Plan, proc: Option<&OwnedFd>, sys: &OwnedFd, devices: &Devices) -> Result<()> {
+    let find = |path: &str| match (path.strip_prefix("/proc/"), path.strip_prefix("/sys/")) {
+        (Some(rest), _) => find_on(proc?, rest),
+        (_, Some(rest)) => find_on(sys, rest),
+        _ => None,
+    };
+    for path in &plan.masked {
+        let Some(target) = find(path) else { continue };
+        let hide = || -> io::Result<()> {
+            if is_dir(&target)? {
+                return attach(&new_tmpfs(0o755, Some(0), READONLY)?, &target);
+            }
+            match devices.null() {
+                Some(null) => attach(&clone_tree(null, Path::new(""))?, &target),
+                None => Err(Errno::NODEV.into()),
+            }
+        };
+        hide().or_exit(Exit::Enter, || format!("cannot hide {path}"))?;
+    }
+    for path in &plan.readonly {
+        let Some(target) = find(path) else { continue };
+        let lock = || -> io::Result<()> {
+            let tree = clone_tree(&target, Path::new(""))?;
+            restrict(&tree, Flags { readonly: true, noexec: true, devices: false })?;
+            attach(&tree, &target)
+        };
+        lock().or_exit(Exit::Enter, || format!("cannot make {path} read-only"))?;
+    }
+    Ok(())
+}
+
+/// Binds the container's terminal on /dev/console.
+pub fn console(dev: &OwnedFd, slave: &OwnedFd) -> Result<()> {
+    let bind = || -> io::Result<()> {
+        let name = rustix::termios::ttyname(slave, Vec::new())?;
+        let number = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
+        let tree = clone_tree(dev, &Path::new("pts").join(number))?;
+        attach(&tree, make_file(dev, "console", 0o620)?)
+    };
+    bind().or_exit(Exit::Enter, || "cannot bind the terminal on /dev/console")
+}

@@ -1,0 +1,170 @@
+//! The caller's terminal, and the container's: raw mode while the command runs, and what is typed and printed carried across.
+//!
+//! The caller's terminal is never handed in; only what is typed goes through, so nothing inside can put characters into its
+//! input queue (TIOCSTI) or change its settings for good.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::termios::{
+    LocalModes, OptionalActions, OutputModes, Termios, Winsize, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    tcsetwinsize,
+};
+
+/// Settings and size of a terminal.
+#[derive(Debug, Clone)]
+pub struct Look {
+    termios: Termios,
+    size: Option<Winsize>,
+}
+
+impl Look {
+    /// Those of the terminal `fd`; `None` where it is none.
+    pub fn of(fd: impl AsFd) -> Option<Self> {
+        let termios = tcgetattr(fd.as_fd()).ok()?;
+        Some(Self { termios, size: tcgetwinsize(fd).ok() })
+    }
+
+    /// Gives them to the terminal `fd`.
+    ///
+    /// # Errors
+    /// tcsetattr(3)'s.
+    pub fn apply(&self, fd: impl AsFd) -> io::Result<()> {
+        tcsetattr(fd.as_fd(), OptionalActions::Now, &self.termios)?;
+        if let Some(size) = self.size {
+            tcsetwinsize(fd, size)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the process group of this process is the foreground one of the terminal `fd`.
+pub fn is_foreground(fd: impl AsFd) -> bool {
+    tcgetpgrp(fd).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+/// Copies the size of the terminal `from` to the terminal `to`, whose foreground job gets SIGWINCH by that.
+pub fn copy_size(from: impl AsFd, to: impl AsFd) {
+    if let Ok(size) = tcgetwinsize(from) {
+        let _ = tcsetwinsize(to, size);
+    }
+}
+
+/// The caller's terminal in raw mode; its own settings come back when this is dropped.
+#[derive(Debug)]
+pub struct Raw {
+    saved: Termios,
+}
+
+impl Raw {
+    /// Sets raw mode on stdin. `keep_output`: what does not come from the container's terminal is printed there too (stdout is
+    /// a pipe into a pager, say), and needs its line ends translated.
+    pub fn set(keep_output: bool) -> Option<Self> {
+        let stdin = rustix::stdio::stdin();
+        let saved = tcgetattr(stdin).ok()?;
+        let mut raw = saved.clone();
+        raw.make_raw();
+        if keep_output {
+            raw.output_modes |= saved.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+        }
+        tcsetattr(stdin, OptionalActions::Now, &raw).ok()?;
+        Some(Self { saved })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.saved);
+    }
+}
+
+/// Bytes on their way: read from one side, not yet written to the other.
+#[derive(Debug, Default)]
+pub struct Flow {
+    bytes: Vec<u8>,
+    /// The source has ended.
+    pub ended: bool,
+}
+
+/// One read, and the most that waits to be written.
+const CHUNK: usize = 16 << 10;
+/// Written at once: less than a terminal's own buffer, so that a write after POLLOUT does not block for long.
+const PIECE: usize = 4 << 10;
+
+impl Flow {
+    /// One whose source has ended.
+    pub fn closed() -> Self {
+        Self { bytes: Vec::new(), ended: true }
+    }
+
+    /// Whether there is room for another read.
+    pub fn wants(&self) -> bool {
+        self.bytes.is_empty() && !self.ended
+    }
+
+    /// Whether something waits to be written.
+    pub fn pending(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// Reads once. Both the end of a file and a hang-up of a terminal (EIO) end the flow.
+    pub fn read(&mut self, from: BorrowedFd<'_>) {
+        let mut buffer = [0u8; CHUNK];
+        match rustix::io::read(from, &mut buffer) {
+            Ok(0) | Err(Errno::IO) => self.ended = true,
+            Ok(n) => self.bytes.extend_from_slice(&buffer[..n]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.ended = true,
+        }
+    }
+
+    /// Adds bytes of our own.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Writes what goes; a reader that is gone drops the rest.
+    pub fn write(&mut self, to: BorrowedFd<'_>) {
+        let piece = &self.bytes[..self.bytes.len().min(PIECE)];
+        match rustix::io::write(to, piece) {
+            Ok(n) => drop(self.bytes.drain(..n)),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.bytes.clear(),
+        }
+    }
+}
+
+/// The terminal's character for "end of file", as its settings have it.
+pub fn end_of_file(master: &OwnedFd) -> u8 {
+    let canonical = tcgetattr(master).ok().filter(|t| t.local_modes.contains(LocalModes::ICANON));
+    canonical.map_or(4, |t| t.special_codes[rustix::termios::SpecialCodeIndex::VEOF])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn bytes_flow_and_end() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut flow = Flow::default();
+        flow.push(b"abc");
+        flow.write(write.as_fd());
+        assert!(!flow.pending() && flow.wants());
+        flow.read(read.as_fd());
+        assert!(flow.pending() && !flow.wants());
+        drop(write);
+        flow.write(std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap().as_fd());
+        flow.read(read.as_fd());
+        assert!(flow.ended);
+    }
+
+    #[test]
+    fn pipes_have_no_look() {
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        assert!(Look::of(&read).is_none());
+        assert!(!is_foreground(&read));
+    }
+}
