@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::fail;
+use d_common::layout::{MAX_JSON, read_bounded};
 use d_common::sys::{self, BpfInstruction};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -19,7 +20,8 @@ use rustix::process::{Pid, Signal};
 use crate::capabilities;
 use crate::channel::Message;
 use crate::init::Start;
-use crate::plan::{Groups, Plan};
+use crate::plan::{Groups, Plan, Seccomp};
+use crate::seccomp::{Profile, fakeroot};
 
 /// The system call filters of the command.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,44 @@ pub struct Filters {
     pub base: Vec<BpfInstruction>,
     /// Root emulation: last of all, since its zero answers would fool our own calls.
     pub fakeroot: Vec<BpfInstruction>,
+}
+
+impl Filters {
+    /// Those that the plan asks for.
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] for a profile that cannot be read or understood.
+    pub fn build(plan: &Plan) -> Result<Self> {
+        let profile = match &plan.seccomp {
+            Seccomp::None => None,
+            Seccomp::Default => {
+                Some(Profile::builtin().or_exit(Exit::Enter, || "cannot use the built-in seccomp profile")?)
+            }
+            Seccomp::File(path) => {
+                let shown = path.display();
+                let text = fs::File::open(path).and_then(|file| read_bounded(file, MAX_JSON));
+                let text = text.or_exit(Exit::Enter, || format!("cannot read the seccomp profile {shown}"))?;
+                let text = String::from_utf8_lossy(&text);
+                Some(
+                    Profile::from_json(&text)
+                        .or_exit(Exit::Enter, || format!("cannot use the seccomp profile {shown}"))?,
+                )
+            }
+        };
+        let base = match profile {
+            Some(profile) => profile.compile(plan.capabilities.bounding, kernel_version())?,
+            None => Vec::new(),
+        };
+        Ok(Self { base, fakeroot: if plan.fakeroot { fakeroot::filter()? } else { Vec::new() } })
+    }
+}
+
+/// The kernel's major and minor version.
+fn kernel_version() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Becomes the command. Returns only with an error; `starting` is closed by the exec.

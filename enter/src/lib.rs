@@ -9,6 +9,7 @@ pub mod args;
 pub mod caller;
 pub mod capabilities;
 pub mod channel;
+pub mod check;
 pub mod command;
 pub mod config;
 pub mod copy;
@@ -24,6 +25,7 @@ pub mod paths;
 pub mod plan;
 pub mod rlimit;
 pub mod root;
+pub mod seccomp;
 pub mod size;
 pub mod special;
 pub mod status;
@@ -44,6 +46,7 @@ use d_common::report::Report;
 use d_common::userns;
 
 use crate::args::Args;
+use crate::command::Filters;
 use crate::directory::Directory;
 use crate::launch::Descriptors;
 use crate::plan::{Caller, Plan};
@@ -56,6 +59,11 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
     if let Some(shell) = args.completions {
         clap_complete::generate(shell, &mut Args::command(), "d-enter", &mut std::io::stdout());
         return Ok(0);
+    }
+    if args.check {
+        let (text, able) = check::run(args.json);
+        print(&text);
+        return Ok(if able { 0 } else { Exit::Enter as u8 });
     }
     let descriptors = Descriptors::take(&args)?;
     let directory = match args.operands.first() {
@@ -71,7 +79,7 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
         print(&format!("{:#}\n", serde_json::to_value(&plan)?));
         return Ok(0);
     }
-    launch::run(&plan, command::Filters::default(), descriptors, report)
+    launch::run(&plan, Filters::build(&plan)?, descriptors, report)
 }
 
 /// d-enter's exit code for an error: 126 and 127 are about the command, everything else is 125.

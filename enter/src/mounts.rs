@@ -52,6 +52,8 @@ pub fn restrict(tree: &OwnedFd, flags: Flags) -> io::Result<()> {
 /// A new filesystem of kind `name`, detached, with string options.
 pub fn new_filesystem(name: &CStr, options: &[(&str, &str)], flags: Flags) -> io::Result<OwnedFd> {
     let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What the first column of /proc/mounts shows.
+    fsconfig_set_string(context.as_fd(), c"source", name)?;
     for (key, value) in options {
         fsconfig_set_string(context.as_fd(), *key, *value)?;
     }
