@@ -2,6 +2,7 @@
 //! tool needs it, but for [`sys`], which holds all unsafe code of the suite.
 
 pub mod beneath;
+pub mod check;
 pub mod container;
 pub mod digest;
 pub mod exit;
