@@ -1,7 +1,9 @@
-//! `d-netup PID`: from a process to a network that is up, and then to its end.
+//! From a plan to a network that is up, and then to its end: for a process, and for a command.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -10,54 +12,91 @@ use d_common::report::Report;
 use d_common::sys;
 use rustix::process::Pid;
 
-use crate::args::Forwarder;
+use crate::backend::Backend;
+use crate::background::{self, Detach, Side};
+use crate::command::Command;
 use crate::control::Control;
 use crate::events::Events;
-use crate::forwards::Forwards;
+use crate::forwards::{Entry, Forwards};
 use crate::gate::Gate;
-use crate::plan::Session;
+use crate::plan::{Network, Session};
+use crate::ready;
 use crate::relay::Relay;
+use crate::resolv::resolv_conf;
 use crate::runtime::Files;
-use crate::supervise::{End, Supervisor};
+use crate::supervise::{End, Purpose, Signals, Supervisor};
 use crate::target::{self, Target};
-use crate::{ready, slirp};
 
 /// Connects the network of `pid`, and stays until it ends; the exit code.
 ///
 /// # Errors
 /// What failed, with its exit code.
-pub fn connect(pid: Pid, session: &Session, _background: bool, report: &Report) -> Result<u8> {
+pub fn connect(pid: Pid, session: &Session, background: bool, report: &Report) -> Result<u8> {
+    let detach = match background.then(background::fork).transpose()? {
+        Some(Side::Caller(code)) => return Ok(code),
+        Some(Side::Supervisor(detach)) => Some(detach),
+        None => None,
+    };
     let fds = Descriptors::take(session)?;
     let target = target::find(pid, report)?;
-    let supervisor = bring_up(&target, session, report)?;
-    if let Some(fd) = fds.ready {
-        ready::write_line(fd)?;
-    }
+    let (supervisor, chosen) = bring_up(&target, session, report)?;
+    let signals = Signals::catch(Purpose::End)?;
+    detach.as_ref().map(|detach| detach.print_pid(session.style)).transpose()?;
+    crate::print(&chosen, session.style)?;
+    fds.ready.map(ready::write_line).transpose()?;
     ready::notify(report);
-    match supervisor.run(rustix::fd::AsFd::as_fd(&target.pidfd), fds.exit.as_ref(), report)? {
+    detach.map(Detach::detach).transpose()?;
+    match supervisor.run(target.pidfd.as_fd(), &signals, fds.exit.as_ref(), report)? {
         End::Target | End::ExitFd => Ok(0),
         End::Signal(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
     }
 }
 
+/// Runs a command in a network of its own; its exit code. The service manager's `NOTIFY_SOCKET` is the command's to use.
+///
+/// # Errors
+/// What failed, with its exit code.
+pub fn run(command: &[OsString], session: &Session, dns: &[IpAddr], report: &Report) -> Result<u8> {
+    let fds = Descriptors::take(session)?;
+    let text = command_resolv_conf(&session.network, dns);
+    let mut child = Command::prepare(command, text.as_deref(), report)?;
+    let target = target::find(child.pid, report)?;
+    let (supervisor, chosen) = bring_up(&target, session, report)?;
+    let signals = Signals::catch(Purpose::PassOn)?;
+    crate::print(&chosen, session.style)?;
+    fds.ready.map(ready::write_line).transpose()?;
+    child.release()?;
+    match supervisor.run(child.pidfd().as_fd(), &signals, fds.exit.as_ref(), report)? {
+        End::Target => child.wait(),
+        // Dropping the child kills it.
+        End::ExitFd => Ok(0),
+        End::Signal(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+    }
+}
+
+/// What the command sees as its resolv.conf; the host's own where there is no name server to name.
+fn command_resolv_conf(network: &Network, dns: &[IpAddr]) -> Option<String> {
+    let servers = match (dns, network.dns) {
+        ([], false) => return None,
+        ([], true) => vec![IpAddr::V4(network.cidr.dns())],
+        (servers, _) => servers.to_vec(),
+    };
+    Some(resolv_conf(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &servers))
+}
+
 /// The descriptors that the options name.
 #[derive(Debug)]
-pub struct Descriptors {
-    /// `--ready-fd`.
-    pub ready: Option<File>,
-    /// `--exit-fd`.
-    pub exit: Option<File>,
+struct Descriptors {
+    ready: Option<File>,
+    exit: Option<File>,
 }
 
 impl Descriptors {
     /// Takes them over.
-    ///
-    /// # Errors
-    /// [`Exit::Usage`] for one that is not open.
-    pub fn take(session: &Session) -> Result<Self> {
+    fn take(session: &Session) -> Result<Self> {
         let take = |option: &str, number: Option<i32>| -> Result<Option<File>> {
             let Some(number) = number else { return Ok(None) };
-            let fd: OwnedFd = sys::inherited_fd(number)
+            let fd = sys::inherited_fd(number)
                 .or_exit(Exit::Usage, || format!("{option} {number}: not an open descriptor"))?;
             Ok(Some(fd.into()))
         };
@@ -65,23 +104,20 @@ impl Descriptors {
     }
 }
 
-/// Brings the network of `target` up, with its forwards.
-///
-/// # Errors
-/// What failed, with its exit code; nothing is left behind then.
-pub fn bring_up(target: &Target, session: &Session, report: &Report) -> Result<Supervisor> {
+/// Brings the network of `target` up, with its forwards; returns also those whose port was chosen here.
+fn bring_up(target: &Target, session: &Session, report: &Report) -> Result<(Supervisor, Vec<Entry>)> {
+    let backend = Backend::find(session.backend)?;
     // First the gate: it shows whether the namespace may be entered at all, and tidies up whatever happens later.
     let (files, listener) = Files::claim(target.pid)?;
     let (gate, inside) = Gate::open(target, files)?;
-    let (helper, api) = slirp::start(target, inside, &session.network, report)?;
+    let (helper, api) = backend.start(target, (&gate, inside), session, report)?;
     let events = Rc::new(Events::new().or_exit(Exit::Io, || "cannot make an epoll instance")?);
     let guest = session.network.cidr.guest();
     let mut relay = Relay::new(Rc::clone(&events), gate, guest);
-    let api = (session.forwarder != Some(Forwarder::Builtin)).then_some(api);
     let mut forwards = Forwards::new(guest, api);
     let opened = forwards.open(&session.publish, &mut relay)?;
-    let chosen: Vec<_> = opened.into_iter().zip(&session.publish).filter(|(_, p)| p.host_port.is_none()).collect();
-    crate::print(&chosen.into_iter().map(|(entry, _)| entry).collect::<Vec<_>>(), session.style)?;
+    let chosen =
+        opened.into_iter().zip(&session.publish).filter(|(_, p)| p.host_port.is_none()).map(|(e, _)| e).collect();
     let control = Control::new(listener, &events)?;
-    Ok(Supervisor { helper, forwards, control, events, relay })
+    Ok((Supervisor { helper, forwards, control, events, relay }, chosen))
 }

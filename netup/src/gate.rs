@@ -19,7 +19,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socket_with, socketpair,
 };
-use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, setpgid, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, pidfd_send_signal, set_dumpable_behavior, setpgid, waitpid,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
 
 use crate::publish::Proto;
@@ -83,19 +85,21 @@ impl Gate {
             Proto::Udp => b"u",
         };
         send(socket, wish, SendFlags::NOSIGNAL)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut errno = [0u8; 4];
-        let received = recvmsg(socket, &mut [IoSliceMut::new(&mut errno)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-        let fds = control.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
-        match fds.flatten().next() {
-            Some(fd) => Ok(fd),
-            None if received.bytes == errno.len() => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
-            None => Err(Errno::PIPE.into()),
+        match receive_with(socket, &mut errno)? {
+            (_, Some(fd)) => Ok(fd),
+            (4, None) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+            _ => Err(Errno::PIPE.into()),
         }
+    }
+
+    /// Hands over a helper that does not end with us by itself: the gate kills it when the supervisor is gone.
+    ///
+    /// # Errors
+    /// sendmsg(2)'s, when the gate has died.
+    pub fn guard(&self, helper: BorrowedFd<'_>) -> io::Result<()> {
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
+        Ok(send_with(socket, b"g", helper)?)
     }
 
     /// The first packet: what was found, and an errno.
@@ -164,24 +168,50 @@ fn enter(target: &Target) -> Result<Inside, Errno> {
     Ok(if root { Inside::Root } else { Inside::NoRoot })
 }
 
-/// Answers each wish with a socket, or with an errno, until the supervisor is gone.
+/// Answers each wish with a socket, or with an errno, until the supervisor is gone; then kills what it guards.
 fn serve(socket: &OwnedFd) {
+    let mut guarded = None;
     let mut wish = [0u8; 1];
-    while let Ok((1, _)) = recv(socket, &mut wish, RecvFlags::empty()) {
-        let kind = if wish == *b"u" { SocketType::DGRAM } else { SocketType::STREAM };
+    while let Ok((1, fd)) = receive_with(socket, &mut wish) {
+        let kind = match &wish {
+            b"g" => {
+                guarded = fd;
+                continue;
+            }
+            b"u" => SocketType::DGRAM,
+            _ => SocketType::STREAM,
+        };
         let made = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
         let sent = match &made {
-            Ok(fd) => {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                let fds = [fd.as_fd()];
-                control.push(SendAncillaryMessage::ScmRights(&fds));
-                sendmsg(socket, &[IoSlice::new(&[0; 4])], &mut control, SendFlags::NOSIGNAL)
-            }
-            Err(errno) => send(socket, &errno.raw_os_error().to_ne_bytes(), SendFlags::NOSIGNAL),
+            Ok(fd) => send_with(socket, &[0; 4], fd.as_fd()),
+            Err(errno) => send(socket, &errno.raw_os_error().to_ne_bytes(), SendFlags::NOSIGNAL).map(drop),
         };
         if sent.is_err() {
-            return;
+            break;
         }
     }
+    if let Some(helper) = guarded {
+        let _ = pidfd_send_signal(helper, Signal::KILL);
+    }
+}
+
+/// Sends a packet and a descriptor.
+fn send_with(socket: &OwnedFd, packet: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Receives a packet, and the descriptor that came with it.
+fn receive_with(socket: &OwnedFd, packet: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(packet)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let fds = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    Ok((received.bytes, fds.flatten().next()))
 }

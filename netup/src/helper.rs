@@ -25,7 +25,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// One that was asked to end is killed then.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// So much of what it says is kept.
+/// No more of what it says is kept.
 const MAX_WORDS: usize = 4096;
 
 /// How a helper is started.
@@ -136,6 +136,7 @@ impl Helper {
                 self.listen(report);
             }
             if is_ready && rustix::io::read(&ready, &mut [0u8; 8]).is_ok_and(|n| n > 0) {
+                self.heard.clear();
                 return Ok(());
             }
             // The ready pipe also ends when the helper does; its pidfd says so with certainty.
@@ -157,9 +158,10 @@ impl Helper {
                     said.lines()
                         .filter(|l| !l.is_empty())
                         .for_each(|l| report.debug(format_args!("{}: {l}", self.name)));
-                    if self.heard.len() + n <= MAX_WORDS {
-                        self.heard.push_str(&said);
+                    if self.heard.len() + said.len() > MAX_WORDS {
+                        self.heard.clear();
                     }
+                    self.heard.push_str(&said);
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return true,

@@ -5,6 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod backend;
+pub mod background;
+pub mod check;
+pub mod command;
 pub mod connect;
 pub mod control;
 pub mod descendants;
@@ -13,11 +17,13 @@ pub mod forwards;
 pub mod gate;
 pub mod helper;
 pub mod network;
+pub mod pasta;
 pub mod plan;
 pub mod ports;
 pub mod publish;
 pub mod ready;
 pub mod relay;
+pub mod resolv;
 pub mod runtime;
 pub mod slirp;
 pub mod supervise;
@@ -41,18 +47,26 @@ use crate::plan::{Plan, Style};
 pub fn run(args: Args, report: &Report) -> Result<u8> {
     match plan::plan(args).map_err(|why| failure(Exit::Usage, why))? {
         Plan::Connect { pid, session, background } => connect::connect(pid, &session, background, report),
-        Plan::Run { .. } => Err(failure(Exit::Unavailable, "running a command is not there yet")),
+        Plan::Run { command, session, dns } => connect::run(&command, &session, &dns, report),
         Plan::Ask { pid, request, style } => {
             print(&control::ask(pid, request)?, style)?;
             Ok(0)
         }
-        Plan::Check { .. } => Err(failure(Exit::Unavailable, "--check is not there yet")),
+        Plan::Check { json } => {
+            let (text, good) = d_common::check::report(&check::rows(), json);
+            write(&text)?;
+            Ok(if good { 0 } else { Exit::Unavailable as u8 })
+        }
     }
 }
 
 /// Prints forwards as results.
 fn print(entries: &[Entry], style: Style) -> Result<()> {
-    let text: String = entries.iter().map(|entry| entry.record(style)).collect::<Result<_>>()?;
+    write(&entries.iter().map(|entry| entry.record(style)).collect::<Result<String>>()?)
+}
+
+/// Writes results to stdout, at once.
+fn write(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_exit(Exit::Io, || "cannot write to stdout")
 }

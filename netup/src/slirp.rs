@@ -33,15 +33,6 @@ const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// A list of [`crate::publish::MAX_FORWARDS`] entries takes less.
 const MAX_REPLY: usize = 1 << 20;
 
-/// Where slirp4netns is, or which package has it.
-///
-/// # Errors
-/// [`Exit::Unavailable`].
-pub fn find() -> Result<PathBuf> {
-    which::which(NAME)
-        .or_exit(Exit::Unavailable, || "slirp4netns is not installed (Debian, Fedora, Arch: package slirp4netns)")
-}
-
 /// How slirp4netns is confined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Sandbox {
@@ -53,9 +44,13 @@ enum Sandbox {
 ///
 /// # Errors
 /// [`Exit::Unavailable`] with slirp4netns's words, and what to do about them.
-pub fn start(target: &Target, inside: Inside, network: &Network, report: &Report) -> Result<(Helper, Api)> {
-    let program = find()?;
-    crate::tun::check()?;
+pub fn start(
+    program: &Path,
+    target: &Target,
+    inside: Inside,
+    network: &Network,
+    report: &Report,
+) -> Result<(Helper, Api)> {
     let sandbox = sandbox(target, inside, network, report);
     let api = ApiDir::make(target.pid)?;
     let (exit_read, exit_write) = new_pipe()?;
@@ -76,12 +71,12 @@ pub fn start(target: &Target, inside: Inside, network: &Network, report: &Report
         DEVICE.into(),
     ]);
     let enter = enter.map(AsFd::as_fd);
-    let launch = Launch { name: NAME, program: &program, args, enter, directory: Some(api.descriptor()), keep };
+    let launch = Launch { name: NAME, program, args, enter, directory: Some(api.descriptor()), keep };
     report.debug(format_args!("starting {} {:?}", program.display(), launch.args));
     let mut helper = Helper::start(&launch, exit_write)?;
     drop((exit_read, ready_write));
     if let Err(error) = helper.wait_until_ready(ready_read, report) {
-        return Err(explain(helper.heard(), &program).unwrap_or(error));
+        return Err(explain(helper.heard(), program).unwrap_or(error));
     }
     let socket = api.take_socket().or_exit(Exit::Unavailable, || "slirp4netns made no API socket")?;
     Ok((helper, Api { socket }))
@@ -94,17 +89,34 @@ fn sandbox(target: &Target, inside: Inside, network: &Network, report: &Report) 
         report.warn("slirp4netns runs without its sandbox: user 0 is not mapped in the namespace's user namespace");
         return Sandbox::Off;
     }
-    // The sandbox shows slirp4netns /etc and /run alone, and it reads resolv.conf at each question.
-    let resolv = fs::canonicalize("/etc/resolv.conf").unwrap_or_else(|_| PathBuf::from("/etc/resolv.conf"));
-    if network.dns && !["/etc", "/run"].iter().any(|dir| resolv.starts_with(dir)) {
+    if let Some(path) = resolv_conf_outside().filter(|_| network.dns) {
         report.warn(format_args!(
             "slirp4netns runs without its sandbox: /etc/resolv.conf leads to {}, which is invisible in there",
-            resolv.display()
+            path.display()
         ));
         return Sandbox::Off;
     }
     Sandbox::On
 }
+
+/// Where resolv.conf is, if the sandbox hides it: slirp4netns reads it at each question, and sees /etc and /run alone.
+pub fn resolv_conf_outside() -> Option<PathBuf> {
+    let path = fs::canonicalize("/etc/resolv.conf").ok()?;
+    (!path.starts_with("/etc") && !path.starts_with("/run")).then_some(path)
+}
+
+/// The options that a slirp4netns must know.
+pub const OPTIONS: [&str; 9] = [
+    "--enable-sandbox",
+    "--enable-seccomp",
+    "--disable-host-loopback",
+    "--api-socket",
+    "--exit-fd",
+    "--ready-fd",
+    "--netns-type",
+    "--outbound-addr",
+    "--disable-dns",
+];
 
 /// The options for `network`.
 fn options(network: &Network, sandbox: Sandbox) -> Vec<OsString> {

@@ -1,6 +1,7 @@
 //! The supervisor: one loop that waits for everything that can end the network, and carries what is relayed meanwhile.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -9,6 +10,7 @@ use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::report::Report;
 use d_common::sys::{self, SignalSet};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::control::Control;
 use crate::events::{Events, Token};
@@ -16,15 +18,43 @@ use crate::forwards::Forwards;
 use crate::helper::Helper;
 use crate::relay::Relay;
 
-/// The signals that end d-netup, unless it was started with them ignored (nohup(1)).
-const ENDING: [i32; 4] = [libc_signal::HUP, libc_signal::INT, libc_signal::QUIT, libc_signal::TERM];
+/// The signals that end d-netup, and that a command is sent on.
+const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+/// Those that only a command is sent on. Job control (SIGTSTP, SIGCONT, ...) reaches it as it reaches d-netup.
+const PASSED_ON: [Signal; 5] = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::WINCH, Signal::POWER];
+/// `si_code` of a signal that the kernel sent: the terminal's, which the whole process group gets (sigaction(2)).
+const SI_KERNEL: i32 = 0x80;
 
-/// Signal numbers, the same on every Linux.
-mod libc_signal {
-    pub(super) const HUP: i32 = 1;
-    pub(super) const INT: i32 = 2;
-    pub(super) const QUIT: i32 = 3;
-    pub(super) const TERM: i32 = 15;
+/// What signals are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// They end d-netup.
+    End,
+    /// They are for the command, which is the target.
+    PassOn,
+}
+
+/// Signals that are caught. They are from its making on, so it is made before anybody is told that the network is up.
+#[derive(Debug)]
+pub struct Signals {
+    fd: OwnedFd,
+    purpose: Purpose,
+}
+
+impl Signals {
+    /// Catches them.
+    ///
+    /// # Errors
+    /// signalfd(2)'s.
+    pub fn catch(purpose: Purpose) -> Result<Self> {
+        // What d-netup was started with ignored (nohup(1)) stays ignored.
+        let ignored = sys::ignored_signals();
+        let passed_on = PASSED_ON.iter().filter(|_| purpose == Purpose::PassOn);
+        let numbers = ENDING.iter().chain(passed_on).map(|signal| signal.as_raw());
+        let set = numbers.filter(|n| !ignored.contains(n)).fold(SignalSet::empty(), SignalSet::with);
+        let catch = || set.block().and_then(|_| set.descriptor());
+        Ok(Self { fd: catch().or_exit(Exit::Io, || "cannot catch signals")?, purpose })
+    }
 }
 
 /// Why the network ends.
@@ -59,8 +89,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`Exit::Unavailable`] when the helper, or the gate, dies.
-    pub fn run(mut self, target: BorrowedFd<'_>, exit_fd: Option<&File>, report: &Report) -> Result<End> {
-        let signals = self.watch(target, exit_fd).or_exit(Exit::Io, || "cannot watch the network")?;
+    pub fn run(
+        mut self,
+        target: BorrowedFd<'_>,
+        signals: &Signals,
+        exit_fd: Option<&File>,
+        report: &Report,
+    ) -> Result<End> {
+        self.watch(target, signals, exit_fd).or_exit(Exit::Io, || "cannot watch the network")?;
         loop {
             let timeout = self.relay.next_look();
             let tokens = self.events.wait(timeout).or_exit(Exit::Io, || "cannot wait for events")?;
@@ -72,11 +108,15 @@ impl Supervisor {
                 match token {
                     Token::Target => return Ok(End::Target),
                     Token::ExitFd => return Ok(End::ExitFd),
-                    Token::Signals => {
-                        if let Some(info) = sys::next_signal(&signals)? {
-                            return Ok(End::Signal(info.signal));
+                    Token::Signals => match (sys::next_signal(&signals.fd)?, signals.purpose) {
+                        (Some(info), Purpose::End) => return Ok(End::Signal(info.signal)),
+                        (Some(info), Purpose::PassOn) if info.code != SI_KERNEL => {
+                            if let Some(signal) = Signal::from_named_raw(info.signal) {
+                                let _ = pidfd_send_signal(target, signal);
+                            }
                         }
-                    }
+                        _ => {}
+                    },
                     Token::Words => {
                         if !self.helper.listen(report) {
                             self.events.forget(self.helper.words());
@@ -93,12 +133,8 @@ impl Supervisor {
         }
     }
 
-    fn watch(&self, target: BorrowedFd<'_>, exit_fd: Option<&File>) -> Result<OwnedFd> {
-        let ignored = sys::ignored_signals();
-        let set = ENDING.iter().filter(|s| !ignored.contains(s)).fold(SignalSet::empty(), |set, s| set.with(*s));
-        set.block()?;
-        let signals = set.descriptor()?;
-        self.events.watch(&signals, Token::Signals)?;
+    fn watch(&self, target: BorrowedFd<'_>, signals: &Signals, exit_fd: Option<&File>) -> io::Result<()> {
+        self.events.watch(&signals.fd, Token::Signals)?;
         self.events.watch(target, Token::Target)?;
         self.events.watch(self.helper.pidfd(), Token::Helper)?;
         self.events.watch(self.helper.words(), Token::Words)?;
@@ -106,6 +142,6 @@ impl Supervisor {
         if let Some(fd) = exit_fd {
             self.events.watch(fd.as_fd(), Token::ExitFd)?;
         }
-        Ok(signals)
+        Ok(())
     }
 }
