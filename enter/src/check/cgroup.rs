@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use d_common::check::Row;
 use rustix::fs::{Access, access};
-
-use super::Row;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// What --memory, --cpus and --pids-limit need.

@@ -4,10 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::Path;
 
+use d_common::check::Row;
 use d_common::idmap::{Facts, Range};
 use d_common::report::errno_text;
 
-use super::Row;
 use crate::seccomp::abi::Machine;
 
 fn read(path: &str) -> Option<String> {

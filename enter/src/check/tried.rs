@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use d_common::check::Row;
 use d_common::exit::{Exit, OrExit};
 use d_common::idmap::{self, Facts, IdMap, MapChoice};
 use d_common::report::chain;
@@ -17,8 +18,6 @@ use rustix::fs::{XattrFlags, setxattr};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, waitpid};
-
-use super::Row;
 
 const ALL: i32 = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP;
 /// A directory that every machine has, to mount on in a mount namespace that is thrown away.
