@@ -1,0 +1,65 @@
+//! `d-enter --check`: the machine of the tests can do everything that is needed, and what is taken away is named.
+
+use d_tests::{Done, Scratch, is_root, run};
+use serde_json::Value;
+
+/// The row of a name.
+#[track_caller]
+fn row(done: &Done, name: &str) -> Value {
+    let rows = done.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut rows = rows.map(|line| serde_json::from_slice::<Value>(line).expect("a JSON object on each line"));
+    rows.find(|row| row["check"] == name).unwrap_or_else(|| panic!("no row {name} in\n{done}"))
+}
+
+#[test]
+fn a_container_can_be_started_here() {
+    let text = run(["d-enter", "--check"]).ok();
+    text.out_has("yes user-namespace").out_has("yes namespaces").silent();
+    let json = run(["d-enter", "--check", "--json"]).ok();
+    for name in ["user-namespace", "namespaces", "seccomp", "proc", "overlay"] {
+        let row = row(&json, name);
+        assert!(row["ok"] == true && row["remedy"].is_null(), "{row}");
+    }
+    assert_eq!(row(&json, "user-namespace")["needed"], true);
+    let rows = text.out().lines().count();
+    assert_eq!(json.out().lines().count(), rows, "the same rows in both forms");
+}
+
+/// Every "no" says why and what to do.
+#[test]
+fn what_is_missing_has_a_cause_and_a_remedy() {
+    let scratch = Scratch::new();
+    // In a namespace where the caller has no id of its own no further one can be made.
+    let done = scratch.run(["unshare", "-U", "d-enter", "--check", "--json"]).done();
+    done.expect(done.code() != 0, "a failure: no container can be started");
+    let user = row(&done, "user-namespace");
+    assert!(user["ok"] == false && user["found"].as_str().is_some_and(|cause| cause.contains("EPERM")), "{user}");
+    for line in done.out().lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let complete = row["found"].as_str().is_some_and(|found| !found.is_empty());
+        assert!(complete && (row["ok"] == true) == row["remedy"].is_null(), "{row}");
+    }
+}
+
+#[test]
+fn helpers_that_are_not_in_path_are_named() {
+    let done = run(["d-enter", "--check", "--json"]).env("PATH", "/nonexistent").ok();
+    for name in ["slirp4netns", "newuidmap"] {
+        assert_eq!(row(&done, name)["ok"], false, "{name}");
+    }
+    if !is_root() {
+        assert_eq!(row(&done, "map-subid")["ok"], false);
+    }
+}
+
+#[test]
+fn a_limit_of_no_user_namespaces_is_recognised() {
+    // In a namespace of our own we may set the limit for what is made inside.
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec d-enter --check --json";
+    let done = run(["unshare", "-U", "-r", "sh", "-c", script]).done();
+    done.expect(done.code() != 0, "a failure: no container can be started");
+    let sysctl = row(&done, "userns-sysctl");
+    assert!(sysctl["ok"] == false && sysctl["remedy"].as_str().is_some_and(|r| r.contains("sysctl")), "{sysctl}");
+    let user = row(&done, "user-namespace");
+    assert!(user["found"].as_str().is_some_and(|cause| cause.contains("max_user_namespaces")), "{user}");
+}
