@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit};
+use d_common::exit::{Exit, OrExit, failure};
 use d_common::report::Report;
 use d_common::sys::{self, SignalSet};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -67,8 +67,8 @@ struct Loop<'a, 'b> {
     printed: Flow,
     /// The command's exit code, once it is known.
     code: Option<u8>,
-    /// An init that failed has said why.
-    failed: bool,
+    /// Why the container failed, where its init or the command's child has said so.
+    failure: Option<anyhow::Error>,
     /// When the command is killed, after its terminal was lost.
     deadline: Option<Instant>,
     /// Signals that came before the command was there.
@@ -79,7 +79,7 @@ struct Loop<'a, 'b> {
 /// Follows the container to its end. Returns the exit code of d-enter.
 ///
 /// # Errors
-/// [`Exit::Enter`] when something fails that leaves nothing to follow.
+/// What the container itself failed with; [`Exit::Enter`] when something fails that leaves nothing to follow.
 pub fn follow(container: &mut Container<'_>) -> Result<u8> {
     let signal_fd = container.signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
     let mut state = Loop {
@@ -89,7 +89,7 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
         typed: Flow::default(),
         printed: Flow::default(),
         code: None,
-        failed: false,
+        failure: None,
         deadline: None,
         early: VecDeque::new(),
         started: false,
@@ -115,7 +115,7 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
         netup.finish();
     }
     state.container.status.exited(code);
-    Ok(code)
+    state.failure.take().map_or(Ok(code), Err)
 }
 
 impl Loop<'_, '_> {
@@ -295,9 +295,8 @@ impl Loop<'_, '_> {
             }
             Message::Warning(text) => self.container.report.warn(text),
             Message::Failed(code, text) => {
-                drop(self.raw.take());
-                self.container.report.error(&anyhow::Error::msg(text));
-                self.failed = true;
+                let exit = [Exit::CannotExecute, Exit::CommandNotFound].into_iter().find(|e| *e as u8 == code);
+                self.failure = Some(failure(exit.unwrap_or(Exit::Enter), text));
                 self.code = Some(code);
             }
             Message::Command => {
@@ -311,7 +310,7 @@ impl Loop<'_, '_> {
                 }
             }
             Message::Stopped(_) => self.stop(),
-            Message::Exited(code) if !self.failed => self.code = Some(code),
+            Message::Exited(code) if self.failure.is_none() => self.code = Some(code),
             Message::Exited(_) | Message::Go | Message::Signal { .. } => {}
         }
         Ok(true)
