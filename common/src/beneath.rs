@@ -12,13 +12,15 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// Whether the last component of a path is followed when it is a symlink.
+/// Which symlinks of a path are followed. They never lead out of the root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Link {
-    /// It is.
+    /// All.
     Follow,
-    /// It is not: the link itself is meant.
+    /// All but the last component: the link itself is meant there.
     NoFollow,
+    /// None: a link anywhere in the path is `ELOOP`.
+    Refuse,
 }
 
 /// What [`Root::ensure`] makes of a missing path.
@@ -55,13 +57,14 @@ impl Root {
     ///
     /// # Errors
     /// openat2(2)'s.
-    pub fn open_at(&self, path: &Path, flags: OFlags, mode: Mode, link: Link) -> io::Result<OwnedFd> {
+    pub fn open_at(&self, path: impl AsRef<Path>, flags: OFlags, mode: Mode, link: Link) -> io::Result<OwnedFd> {
         let nofollow = if link == Link::NoFollow { OFlags::NOFOLLOW } else { OFlags::empty() };
         let flags = flags | nofollow | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        resolve.set(ResolveFlags::NO_SYMLINKS, link == Link::Refuse);
         // EAGAIN: a rename went on somewhere at the same time and the kernel could not prove the path safe (openat2(2)).
         for _ in 0..128 {
-            match rustix::fs::openat2(&self.dir, path, flags, mode, resolve) {
+            match rustix::fs::openat2(&self.dir, path.as_ref(), flags, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return Ok(result?),
             }
@@ -140,6 +143,8 @@ mod tests {
         assert!(open("/../../etc/passwd", Link::Follow).is_ok());
         assert!(open("up", Link::Follow).is_err());
         assert_eq!(open("abs", Link::NoFollow).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert!(open("etc/passwd", Link::Refuse).is_ok());
+        assert_eq!(open("abs/passwd", Link::Refuse).unwrap_err().raw_os_error(), Some(libc::ELOOP));
     }
 
     #[test]

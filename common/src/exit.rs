@@ -45,6 +45,13 @@ pub struct Failure {
     message: String,
 }
 
+impl Failure {
+    /// A context for an error that has a cause: `error.context(Failure::new(Exit::Data, "layer 3"))`.
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -1,1 +1,91 @@
 //! Unpack a container image into a plain directory, without root.
+//!
+//! The way of the data: an operand ([`source`]) is opened ([`opened`]) as an image ([`image`]) or an archive ([`recognise`]);
+//! its layers are inflated and hashed on threads of their own ([`layer`], [`ahead`]), read as tar archives ([`tar`]), understood
+//! entry by entry ([`entry`]) and applied ([`apply`]) to a tree of directory handles ([`rootfs`]), which appears under its name
+//! when it is complete ([`place`]).
+
+pub mod ahead;
+pub mod apply;
+pub mod archive;
+pub mod args;
+mod carried;
+pub mod compression;
+pub mod config;
+pub mod delete;
+pub mod entry;
+pub mod exclude;
+pub mod identity;
+pub mod image;
+pub mod layer;
+pub mod metadata;
+pub mod notes;
+pub mod opened;
+pub mod place;
+pub mod plan;
+pub mod recognise;
+pub mod remove;
+pub mod rootfs;
+pub mod source;
+pub mod stream;
+pub mod survey;
+pub mod tar;
+pub mod unpack;
+pub mod whiteout;
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::Result;
+use d_common::container::Stamp;
+use d_common::exit::{Exit, OrExit};
+use d_common::report::Report;
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use serde_json::json;
+
+use place::Place;
+use plan::{Output, Plan};
+
+/// Does what was planned.
+///
+/// # Errors
+/// With an exit code as d-unpack(1) lists them.
+pub fn run(plan: &Plan, report: &Report) -> Result<()> {
+    // Modes are the image's; whiteouts in deep trees hold a descriptor a level.
+    umask(Mode::empty());
+    raise_descriptor_limit();
+    match plan {
+        Plan::Unpack(plan) => {
+            let (place, stamp) = unpack::run(plan, report)?;
+            print(&place, &stamp, plan.output)
+        }
+        Plan::Remove { dirs, volumes } => delete::run(dirs, *volumes, report),
+        Plan::Collect(_) | Plan::Check { .. } => d_common::fail!(Exit::Unavailable, "not yet"),
+    }
+}
+
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+fn print(place: &Place, stamp: &Stamp, output: Output) -> Result<()> {
+    let path = place.path.as_os_str().as_bytes();
+    let line = match output {
+        Output::Line => [path, b"\n"].concat(),
+        Output::Nul => [path, b"\0"].concat(),
+        Output::Json => {
+            let object = json!({
+                "dir": place.path.to_string_lossy(),
+                "reference": stamp.reference,
+                "digest": stamp.digest,
+                "platform": stamp.platform,
+                "map": stamp.map,
+            });
+            format!("{object}\n").into_bytes()
+        }
+    };
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line).and_then(|()| stdout.flush()).or_exit(Exit::Io, || "cannot print the result")
+}

@@ -1,0 +1,134 @@
+//! What an archive is packed with, recognised by its first bytes and never by a name or a media type.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+
+/// The largest window of a zstd frame, as a power of two: what `zstd --ultra -22` writes and zstd(1) reads without `--long`.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// The most memory an xz stream may need, in KiB: `xz -9` needs 65 MiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
+
+/// Known compressions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// None.
+    Plain,
+    /// RFC 1952, any number of members.
+    Gzip,
+    /// bzip2, any number of streams.
+    Bzip2,
+    /// xz, any number of streams.
+    Xz,
+    /// RFC 8878, any number of frames.
+    Zstd,
+}
+
+impl Compression {
+    /// What content that starts so is packed with; the error is the name of one that is not read here.
+    ///
+    /// # Errors
+    /// The name of a compression that is known but not supported.
+    pub fn recognise(start: &[u8]) -> Result<Self, &'static str> {
+        Ok(match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            // A frame, or a skippable one (zstd:chunked and pzstd start with those).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0x1f, 0x9d, ..] => return Err("compress (.Z)"),
+            [b'L', b'Z', b'I', b'P', ..] => return Err("lzip"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => return Err("lz4"),
+            [0x89, b'L', b'Z', b'O', ..] => return Err("lzop"),
+            [b'7', b'z', 0xbc, 0xaf, ..] => return Err("7z"),
+            _ => Self::Plain,
+        })
+    }
+
+    /// A reader of what `input` packs.
+    ///
+    /// # Errors
+    /// Those of the decoder's start.
+    pub fn decoder<'a>(self, input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            Self::Plain => Box::new(input),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+            Self::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+        })
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "no compression",
+            Self::Gzip => "gzip",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+/// What `input` is packed with, and a reader of the content.
+///
+/// # Errors
+/// [`Exit::Data`] when it is packed with something that is not read here; read errors.
+pub fn unpacked<'a>(mut input: impl BufRead + Send + 'a) -> Result<(Compression, Box<dyn Read + Send + 'a>)> {
+    let start = input.fill_buf().map_err(crate::carried::reading)?;
+    match Compression::recognise(start) {
+        Ok(compression) => {
+            let decoder = compression.decoder(input).or_exit(Exit::Data, || format!("cannot read {compression}"))?;
+            Ok((compression, decoder))
+        }
+        Err(name) => fail!(Exit::Data, "packed with {name}, which is not supported; unpack it first"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const TEXT: &[u8] = b"the same text in every coat";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        w.write_all(bytes).unwrap();
+        w.finish().unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        unpacked(bytes).unwrap().1.read_to_end(&mut out).map(|_| out)
+    }
+
+    #[test]
+    fn members_and_frames_follow_each_other() {
+        let (a, b) = TEXT.split_at(10);
+        assert_eq!(read(&[gzip(a), gzip(b)].concat()).unwrap(), TEXT);
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        let skippable = b"\x50\x2a\x4d\x18\x02\0\0\0xx".to_vec();
+        assert_eq!(read(&[skippable, zstd(a), zstd(b)].concat()).unwrap(), TEXT);
+        assert_eq!(read(TEXT).unwrap(), TEXT);
+    }
+
+    #[test]
+    fn torn_and_trailing_bytes_are_errors() {
+        for packed in [gzip(TEXT), zstd::encode_all(TEXT, 1).unwrap()] {
+            assert!(read(&packed[..packed.len() - 1]).is_err());
+            assert!(read(&[&packed[..], b"garbage"].concat()).is_err());
+        }
+        assert!(unpacked(&b"LZIP\x01"[..]).is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! config.json: what d-enter runs. An image says how it wants to be run in Docker's keys, and in nothing else: every other
+//! key, and every value of a wrong type or shape, is dropped here, so that no image chooses an option of d-enter
+//! (d-container(5)).
+
+use d_common::idmap::MapChoice;
+use serde_json::{Map, Value, json};
+
+/// Members of a list that are taken at most.
+const MAX_ITEMS: usize = 4096;
+
+/// The longest string, in bytes: what execve(2) takes for one argument.
+const MAX_STRING: usize = 128 << 10;
+
+/// What of a value is taken; `None` when its type is wrong.
+type Check = fn(&Value) -> Option<Value>;
+
+/// Docker's keys, in the order in which they are written.
+const KEYS: [(&str, Check); 9] = [
+    ("Hostname", hostname),
+    ("WorkingDir", line),
+    ("Env", env),
+    ("Volumes", volumes),
+    ("Entrypoint", strings),
+    ("Cmd", strings),
+    ("User", line),
+    ("StopSignal", line),
+    ("ExposedPorts", ports),
+];
+
+/// What an image's config became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Converted {
+    /// The content of config.json.
+    pub config: Value,
+    /// The keys and values that were dropped.
+    pub dropped: Vec<String>,
+}
+
+/// Converts the config object of an image (`{}` for an archive that is none) and adds the `map`.
+pub fn convert(image: &Value, map: MapChoice) -> Converted {
+    let given = image.get("config").and_then(Value::as_object);
+    let empty = Map::new();
+    let given = given.unwrap_or(&empty);
+    let mut config = Map::new();
+    let mut dropped: Vec<String> =
+        given.keys().filter(|key| !KEYS.iter().any(|(k, _)| k == key)).take(MAX_ITEMS).cloned().collect();
+    for (key, check) in KEYS {
+        match given.get(key) {
+            None | Some(Value::Null) => {}
+            Some(value) => match check(value) {
+                Some(taken) => {
+                    if !is_same(&taken, value) {
+                        dropped.push(format!("parts of {key}"));
+                    }
+                    if !is_empty(&taken) {
+                        config.insert(key.to_owned(), taken);
+                    }
+                }
+                None => dropped.push(key.to_owned()),
+            },
+        }
+    }
+    config.insert("map".to_owned(), json!(map.to_string()));
+    Converted { config: Value::Object(config), dropped }
+}
+
+/// Whether nothing was taken out.
+fn is_same(taken: &Value, given: &Value) -> bool {
+    let len = |v: &Value| v.as_array().map(Vec::len).or(v.as_object().map(Map::len));
+    len(taken) == len(given)
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        _ => false,
+    }
+}
+
+/// A string that can be an argument.
+fn string(value: &Value) -> Option<&str> {
+    value.as_str().filter(|s| s.len() <= MAX_STRING && !s.contains('\0'))
+}
+
+/// One line of text.
+fn line(value: &Value) -> Option<Value> {
+    string(value).filter(|s| !s.contains(char::is_control)).map(|s| json!(s))
+}
+
+/// A host name as sethostname(2) takes it.
+fn hostname(value: &Value) -> Option<Value> {
+    let fits =
+        |s: &&str| s.len() <= 64 && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    string(value).filter(fits).map(|s| json!(s))
+}
+
+/// Arguments: all of them or none, since a command without one of its words is another command.
+fn strings(value: &Value) -> Option<Value> {
+    let list = value.as_array().filter(|l| l.len() <= MAX_ITEMS)?;
+    list.iter().map(|v| string(v).map(|s| json!(s))).collect::<Option<Vec<_>>>().map(Value::Array)
+}
+
+/// `NAME=VALUE` each.
+fn env(value: &Value) -> Option<Value> {
+    let is_variable =
+        |s: &&str| s.split_once('=').is_some_and(|(name, _)| !name.is_empty() && !name.contains(char::is_control));
+    let list = value.as_array().filter(|l| l.len() <= MAX_ITEMS)?;
+    Some(list.iter().filter_map(string).filter(is_variable).map(|s| json!(s)).collect())
+}
+
+/// Paths inside: absolute, and without the colon that would make them `SRC:DST`.
+fn volumes(value: &Value) -> Option<Value> {
+    keys(value, |path| {
+        path.starts_with('/') && !path.contains(':') && !path.contains(char::is_control) && path.len() <= 4095
+    })
+}
+
+/// `PORT[/PROTOCOL]`, ports or ranges of them.
+fn ports(value: &Value) -> Option<Value> {
+    keys(value, |port| {
+        let (numbers, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        matches!(protocol, "tcp" | "udp" | "sctp") && numbers.split('-').all(|n| n.parse::<u16>().is_ok_and(|n| n > 0))
+    })
+}
+
+/// The keys of an object that pass; their values say nothing.
+fn keys(value: &Value, passes: impl Fn(&str) -> bool) -> Option<Value> {
+    let object = value.as_object().filter(|o| o.len() <= MAX_ITEMS)?;
+    Some(Value::Object(object.keys().filter(|key| passes(key)).map(|key| (key.clone(), json!({}))).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(config: &Value) -> Converted {
+        convert(&json!({ "config": config, "architecture": "amd64" }), MapChoice::Subid)
+    }
+
+    #[test]
+    fn dockers_keys_pass() {
+        let config = json!({
+            "Hostname": "box", "WorkingDir": "/srv", "Env": ["A=b\nc", "B="], "Volumes": {"/data": {}},
+            "Entrypoint": ["/init", ""], "Cmd": ["x\ty"], "User": "1000:1000", "StopSignal": "SIGQUIT",
+            "ExposedPorts": {"80/tcp": {}, "53/udp": {}, "1000-2000": {}},
+        });
+        let c = converted(&config);
+        assert!(c.dropped.is_empty(), "{:?}", c.dropped);
+        let mut expected = config;
+        expected["map"] = json!("subid");
+        assert_eq!(c.config, expected);
+    }
+
+    #[test]
+    fn an_image_chooses_nothing_else() {
+        let c = converted(&json!({
+            "net": true, "seccomp": "none", "volume": ["/:/host"], "ociVersion": "1.0", "map": "single", "Labels": {"a": "b"},
+            "Volumes": {"/home:/mnt": {}, "relative": {}, "/ok": {}, "/a\nb": {}},
+            "Env": ["OK=1", "no equals", "=x", "N\u{0}=1", 7, "A\nB=c"],
+            "Cmd": ["sh", 1], "Entrypoint": "sh -c", "User": 0, "WorkingDir": "/a\nb", "Hostname": "a b",
+            "ExposedPorts": {"80/xyz": {}, "0": {}, "70000/tcp": {}}, "StopSignal": ["TERM"],
+        }));
+        let expected = json!({"Env": ["OK=1"], "Volumes": {"/ok": {}}, "map": "subid"});
+        assert_eq!(c.config, expected);
+        for key in ["net", "ociVersion", "map", "Cmd", "Entrypoint", "User", "parts of Env", "parts of Volumes"] {
+            assert!(c.dropped.iter().any(|d| d == key), "{key} in {:?}", c.dropped);
+        }
+    }
+
+    #[test]
+    fn nonsense_and_nulls_are_nothing() {
+        for config in [json!(null), json!([]), json!("x"), json!({"Env": null, "Cmd": null, "Volumes": null})] {
+            assert_eq!(converted(&config), Converted { config: json!({"map": "subid"}), dropped: vec![] });
+        }
+        let many: Vec<String> = (0..=MAX_ITEMS).map(|i| format!("A{i}=")).collect();
+        assert_eq!(converted(&json!({ "Env": many })).dropped, ["Env"]);
+    }
+}

@@ -1,0 +1,145 @@
+//! A look at all layers' headers before the first byte is written, to know which files no layer above keeps.
+//!
+//! A file is doomed when a later layer puts something else at its path, deletes it, or does either to a directory above it.
+//! A path means what it says only where no symlink is on it, so a file is left out only when it was reached without one; then
+//! a later layer that reaches its name through other directories has deleted it on the way. Only names and bodies are left
+//! out: missing parents are made all the same, and no time or mode hangs on it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+use anyhow::Result;
+
+use crate::entry::{Change, Place, normal};
+use crate::exclude::Exclude;
+use crate::tar::{Entry, Kind};
+
+/// Names that are remembered at most, for bounded memory; beyond, nothing more is left out.
+const MAX_NAMES: usize = 1 << 20;
+
+/// What the layers from some layer on do to each other.
+#[derive(Default)]
+pub struct Survey {
+    /// The highest layer that replaces or deletes the path with this hash, and all beneath it.
+    kills: HashMap<u64, usize>,
+    /// The highest layer that empties the directory with this hash.
+    empties: HashMap<u64, usize>,
+    /// Hashes of the last names of all hard links' targets: their files' bodies are read later.
+    link_targets: HashSet<u64>,
+    /// The lowest layer that was looked at.
+    lowest: usize,
+    hasher: RandomState,
+}
+
+impl Survey {
+    /// A survey of nothing yet, of an image with `layers` layers. Layers are looked at from the top down.
+    pub fn new(layers: usize) -> Self {
+        Self { lowest: layers, ..Self::default() }
+    }
+
+    /// Takes in an entry of `layer`. False when there is no room for more.
+    ///
+    /// # Errors
+    /// [`Exit::Data`] for a path that no layer may have.
+    pub fn add(&mut self, layer: usize, entry: &Entry, exclude: &Exclude) -> Result<bool> {
+        let target = if entry.kind == Kind::HardLink { Place::of(&normal(&entry.link)?) } else { None };
+        if let Some(target) = &target {
+            self.link_targets.insert(self.hasher.hash_one(&target.name));
+            if exclude.matches(&target.path()) {
+                return Ok(true);
+            }
+        }
+        match Change::of(&entry.path)? {
+            Change::Put(place) if entry.kind != Kind::Directory && !exclude.matches(&place.path()) => {
+                raise(&mut self.kills, self.hasher.hash_one(place.path()), layer);
+            }
+            Change::Whiteout(place) => raise(&mut self.kills, self.hasher.hash_one(place.path()), layer),
+            Change::Opaque(path) => raise(&mut self.empties, self.hasher.hash_one(path), layer),
+            _ => {}
+        }
+        Ok(self.kills.len() + self.empties.len() + self.link_targets.len() < MAX_NAMES)
+    }
+
+    /// `layer` was looked at to its end.
+    pub fn complete(&mut self, layer: usize) {
+        self.lowest = layer;
+    }
+
+    /// What it says about the files of `layer`; nothing, unless all layers above were looked at.
+    pub fn of(&self, layer: usize) -> Fate<'_> {
+        let is_known = layer + 1 >= self.lowest && !(self.kills.is_empty() && self.empties.is_empty());
+        Fate { survey: is_known.then_some(self), layer, left_out: HashSet::new(), doomed: 0 }
+    }
+
+    fn dooms(&self, layer: usize, place: &Place) -> bool {
+        let later = |map: &HashMap<u64, usize>, path: &[u8]| {
+            map.get(&self.hasher.hash_one(path)).is_some_and(|killer| *killer > layer)
+        };
+        let path = place.path();
+        let mut slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        later(&self.kills, &path)
+            || later(&self.empties, b"")
+            || slashes.any(|at| later(&self.kills, &path[..at]) || later(&self.empties, &path[..at]))
+    }
+}
+
+fn raise(map: &mut HashMap<u64, usize>, key: u64, layer: usize) {
+    let highest = map.entry(key).or_default();
+    *highest = layer.max(*highest);
+}
+
+/// What becomes of the files of one layer.
+pub struct Fate<'a> {
+    survey: Option<&'a Survey>,
+    layer: usize,
+    /// Files that were left out of a layer that was not looked at itself, in case one of its own hard links wants them.
+    left_out: HashSet<u64>,
+    /// How many files were left out.
+    pub doomed: u64,
+}
+
+/// A hard link wants a file that was left out: the image must be unpacked without a survey.
+#[derive(Debug)]
+pub struct Surprise;
+
+impl std::fmt::Display for Surprise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a hard link to a file that was left out")
+    }
+}
+
+impl std::error::Error for Surprise {}
+
+impl Fate<'_> {
+    /// Nothing is known: every file stays.
+    pub fn unknown() -> Self {
+        Fate { survey: None, layer: 0, left_out: HashSet::new(), doomed: 0 }
+    }
+
+    /// Whether the file at `place`, reached without a symlink, need not be made.
+    pub fn is_doomed(&mut self, place: &Place, kind: Kind) -> bool {
+        let Some(survey) = self.survey else { return false };
+        if kind == Kind::Symlink || survey.link_targets.contains(&survey.hasher.hash_one(&place.name)) {
+            return false;
+        }
+        let is_doomed = survey.dooms(self.layer, place);
+        if is_doomed {
+            self.doomed += 1;
+            self.left_out.insert(survey.hasher.hash_one(&place.name));
+        }
+        is_doomed
+    }
+
+    /// A hard link to `target` was met.
+    ///
+    /// # Errors
+    /// [`Surprise`] when that may have been left out.
+    pub fn check_link(&self, target: &Place) -> Result<()> {
+        match self.survey {
+            Some(survey) if self.left_out.contains(&survey.hasher.hash_one(&target.name)) => {
+                Err(anyhow::Error::new(Surprise))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Whiteouts: removing what lower layers have and keeping what this layer made, in whatever order its entries come
+//! (image-spec layer.md, "Whiteouts").
+//!
+//! So each layer above the first remembers what it has touched: names by their directory's inode, and the directories on the
+//! way to them by their own inode, which no symlink can disguise.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::io::Errno;
+
+use crate::entry::Place;
+use crate::rootfs::{Dir, Found, Missing, Tree, failed};
+
+/// How deep a whiteout walks through directories that its own layer merges with.
+const MAX_DEPTH: u32 = 2048;
+
+/// What the current layer has made or merged with.
+#[derive(Default)]
+pub struct Touched {
+    /// Off for the first layer, which has nothing beneath it.
+    is_on: bool,
+    directories: HashSet<u64>,
+    /// Hashes of (directory's inode, name): 8 bytes an entry keep a layer of a million files in bounded memory.
+    names: HashSet<u64>,
+    /// Seeded by chance, so that nobody can make names that collide.
+    hasher: RandomState,
+}
+
+impl Touched {
+    /// A fresh record.
+    pub fn new(is_on: bool) -> Self {
+        Self { is_on, ..Self::default() }
+    }
+
+    /// `name` in `dir` is this layer's; so are the directories that lead there.
+    ///
+    /// # Errors
+    /// Those of looking at the parents.
+    pub fn add(&mut self, tree: &mut Tree, dir: &Dir, name: &[u8]) -> Result<()> {
+        if self.is_on {
+            self.names.insert(self.hasher.hash_one((dir.inode, name)));
+            self.add_directory(tree, dir)?;
+        }
+        Ok(())
+    }
+
+    /// The directory `dir` is this layer's.
+    ///
+    /// # Errors
+    /// Those of looking at the parents.
+    pub fn add_directory(&mut self, tree: &mut Tree, dir: &Dir) -> Result<()> {
+        if !self.is_on || !self.directories.insert(dir.inode) {
+            return Ok(());
+        }
+        let root = tree.root_inode()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let up = |e| failed(e, "look at the parent of", b"a directory");
+        let mut inode = dir.inode;
+        let mut here = None;
+        while inode != root {
+            let parent = match &here {
+                None => rustix::fs::openat(dir, "..", flags, Mode::empty()),
+                Some(fd) => rustix::fs::openat(fd, "..", flags, Mode::empty()),
+            };
+            let parent = parent.map_err(up)?;
+            inode = rustix::fs::fstat(&parent).map_err(up)?.st_ino;
+            if !self.directories.insert(inode) {
+                break;
+            }
+            here = Some(parent);
+        }
+        Ok(())
+    }
+
+    fn has(&self, dir: &Dir, name: &[u8]) -> bool {
+        self.names.contains(&self.hasher.hash_one((dir.inode, name)))
+    }
+
+    /// Removes what lower layers have at `place`.
+    ///
+    /// # Errors
+    /// Those of removing.
+    pub fn whiteout(&self, tree: &mut Tree, place: &Place) -> Result<()> {
+        match tree.dir(&place.dir, Missing::Leave)? {
+            Some(dir) if self.is_on => self.remove_lower(tree, &dir, &place.name, &place.path(), 0),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what lower layers have in the directory at `path`.
+    ///
+    /// # Errors
+    /// Those of removing.
+    pub fn opaque(&self, tree: &mut Tree, path: &[u8]) -> Result<()> {
+        match tree.dir(path, Missing::Leave)? {
+            Some(dir) if self.is_on => self.remove_lower_content(tree, &dir, path, 0),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_lower(&self, tree: &mut Tree, dir: &Found, name: &[u8], path: &[u8], depth: u32) -> Result<()> {
+        if self.has(dir, name) {
+            return Ok(());
+        }
+        let Some(stat) = status(dir, name).map_err(|e| failed(e, "look at", path))? else { return Ok(()) };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_directory && self.directories.contains(&stat.st_ino) {
+            let child = tree.child(dir, name, path)?;
+            return self.remove_lower_content(tree, &child, path, depth + 1);
+        }
+        tree.remove(dir, name, &stat)
+            .map_err(|e| anyhow::Error::new(e).context(format!("cannot remove {}", lossy(path))))
+    }
+
+    fn remove_lower_content(&self, tree: &mut Tree, dir: &Found, path: &[u8], depth: u32) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(failed(Errno::NAMETOOLONG, "walk through", path));
+        }
+        for name in names(dir).map_err(|e| anyhow::Error::new(e).context(format!("cannot list {}", lossy(path))))? {
+            let path = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
+            self.remove_lower(tree, dir, &name, &path, depth)?;
+        }
+        Ok(())
+    }
+}
+
+/// The status of `name` in `dir`, if it is there.
+///
+/// # Errors
+/// fstatat(2)'s.
+pub fn status(dir: &Dir, name: &[u8]) -> Result<Option<Stat>, Errno> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn names(dir: &Dir) -> io::Result<Vec<Vec<u8>>> {
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let list = rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut entries = RawDir::new(list, buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if !matches!(name.as_slice(), b"." | b"..") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn lossy(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
