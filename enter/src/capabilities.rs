@@ -146,7 +146,7 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Err(rustix::io::Errno::INVAL) => break,
             result => {
-                result.or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?
+                result.or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?;
             }
         }
     }

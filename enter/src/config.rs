@@ -241,7 +241,7 @@ impl Args {
             tty: self.tty.or(below.tty),
             net: self.net.or(below.net),
             publish: if forget_ports { published } else { join(below.publish, self.publish) },
-            publish_all: (self.publish_all || below.publish_all) && !(forget_ports && !self.publish_all),
+            publish_all: self.publish_all || (below.publish_all && !forget_ports),
             share: below.share.into_iter().chain(self.share).collect(),
             dns: join(below.dns, self.dns),
             add_host: join(below.add_host, self.add_host),

@@ -300,7 +300,7 @@ impl Loop<'_, '_> {
                 self.code = Some(code);
             }
             Message::Command => {
-                self.container.status.command(received.pid).or_exit(Exit::Enter, || "cannot write the pid file")?
+                self.container.status.command(received.pid).or_exit(Exit::Enter, || "cannot write the pid file")?;
             }
             Message::Started => {
                 self.started = true;

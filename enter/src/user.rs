@@ -35,7 +35,7 @@ fn passwd_entries(text: &str) -> impl Iterator<Item = PasswdEntry<'_>> {
     text.lines().filter_map(|line| {
         let f: Vec<&str> = line.split(':').collect();
         Some(PasswdEntry {
-            name: *f.first()?,
+            name: f.first()?,
             uid: f.get(2)?.parse().ok()?,
             gid: f.get(3)?.parse().ok()?,
             home: f.get(5).copied().unwrap_or(""),

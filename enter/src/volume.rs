@@ -162,7 +162,7 @@ fn tmpfs(spec: &OsStr) -> Result<Mount> {
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option.split_once('=') {
             Some(("size", value)) => {
-                limit = Some(size::parse(value).or_exit(Exit::Enter, || format!("--tmpfs {text:?}"))?)
+                limit = Some(size::parse(value).or_exit(Exit::Enter, || format!("--tmpfs {text:?}"))?);
             }
             Some(("mode", value)) => match u32::from_str_radix(value, 8) {
                 Ok(bits) if bits <= 0o7777 => mode = Some(bits),
