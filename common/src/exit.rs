@@ -7,6 +7,8 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 /// Why a program ended, as its exit status says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -102,20 +104,19 @@ impl<T> OrExit<T> for Option<T> {
 /// The exit code of an error: a full or read-only disk is always [`Exit::CantCreate`]; else the outermost code given with
 /// [`OrExit`] or [`failure`]; else what the first I/O error in the chain means; else [`Exit::Io`].
 pub fn exit_of(error: &anyhow::Error) -> Exit {
-    let ios: Vec<&io::Error> = error.chain().filter_map(|e| e.downcast_ref()).collect();
-    let full = |e: &&io::Error| {
-        matches!(
-            e.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::QuotaExceeded
-        )
+    let kind = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Errno>() {
+        Some(errno) => Some(errno.kind()),
+        None => cause.downcast_ref::<io::Error>().map(io::Error::kind),
     };
-    if ios.iter().any(full) {
+    let kinds: Vec<io::ErrorKind> = error.chain().filter_map(kind).collect();
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::QuotaExceeded];
+    if kinds.iter().any(|kind| full.contains(kind)) {
         return Exit::CantCreate;
     }
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.exit;
     }
-    match ios.first().map(|e| e.kind()) {
+    match kinds.first() {
         Some(io::ErrorKind::NotFound) => Exit::NotFound,
         Some(io::ErrorKind::PermissionDenied) => Exit::NotAllowed,
         Some(io::ErrorKind::AlreadyExists) => Exit::CantCreate,
@@ -133,6 +134,7 @@ mod tests {
         let outer = inner.or_exit(Exit::TryAgain, || "cannot pull").unwrap_err();
         assert_eq!(exit_of(&outer), Exit::TryAgain);
         let full: Result<(), _> = Err(io::Error::from_raw_os_error(28));
+        assert_eq!(exit_of(&anyhow::Error::from(Errno::NOSPC)), Exit::CantCreate);
         assert_eq!(exit_of(&full.or_exit(Exit::Data, || "x").unwrap_err()), Exit::CantCreate);
         assert_eq!(exit_of(&anyhow::Error::from(io::Error::from(io::ErrorKind::NotFound))), Exit::NotFound);
         assert_eq!(exit_of(&anyhow::anyhow!("x")), Exit::Io);

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
+use rustix::io::Errno;
+
 /// How much is said.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -83,7 +85,11 @@ impl Report {
 pub fn chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = match cause.downcast_ref::<io::Error>().and_then(|e| e.raw_os_error()) {
+        let errno = match cause.downcast_ref::<Errno>() {
+            Some(errno) => Some(errno.raw_os_error()),
+            None => cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),
+        };
+        let text = match errno {
             Some(errno) => errno_text(errno),
             None => cause.to_string(),
         };

@@ -35,6 +35,9 @@ impl Caller {
             resolv_conf: text("/etc/resolv.conf"),
             hosts: text("/etc/hosts"),
             env_files: env_files.collect::<Result<_>>()?,
+            // The marks that the engines leave.
+            in_container: std::env::var_os("container").is_some()
+                || ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists()),
             name: userns::user_name(rustix::process::geteuid().as_raw()),
         })
     }

@@ -73,7 +73,15 @@ fn live(plan: &Plan, start: &Start) -> Result<u8> {
         channel.send(&Message::Warning(warning));
     }
     if !plan.shared.uts {
-        rustix::system::sethostname(plan.hostname.as_bytes()).or_exit(Exit::Enter, || "cannot set the host name")?;
+        match rustix::system::sethostname(plan.hostname.as_bytes()) {
+            // The filter of an outer container may forbid it: a name is not worth the start.
+            Err(Errno::PERM) if plan.nested => {
+                channel.send(&Message::Warning(
+                    "the host name stays the outer one: it cannot be set in this container".into(),
+                ));
+            }
+            result => result.or_exit(Exit::Enter, || "cannot set the host name")?,
+        }
     }
     if plan.net.is_new() {
         sys::loopback_up().or_exit(Exit::Enter, || "cannot bring up lo")?;

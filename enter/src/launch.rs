@@ -11,7 +11,7 @@ use d_common::fail;
 use d_common::report::Report;
 use d_common::sys::{self, Fork, SignalSet};
 use d_common::userns;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use crate::args::Args;
 use crate::channel::{Channel, Message};
@@ -67,6 +67,14 @@ impl Descriptors {
 /// # Errors
 /// [`Exit::Enter`] for all that fails on this side; the child reports its own failures.
 pub fn run(plan: &Plan, filters: Filters, descriptors: Descriptors, report: Report) -> Result<u8> {
+    if plan.die_with_parent {
+        let parent = rustix::process::getppid();
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
+        if rustix::process::getppid() != parent {
+            fail!(Exit::Enter, "the caller has ended already");
+        }
+    }
     let _locks = lock(plan)?;
     let (channel, childs) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
     let ignored: Vec<i32> = sys::ignored_signals().into_iter().filter(|s| *s != 13).collect();

@@ -38,6 +38,8 @@ pub struct Caller {
     pub env_files: Vec<Vec<u8>>,
     /// Its login name.
     pub name: Option<String>,
+    /// Whether d-enter itself runs in a container.
+    pub in_container: bool,
 }
 
 impl Caller {
@@ -168,6 +170,8 @@ pub struct Plan {
     pub as_pid_1: bool,
     /// End with the caller.
     pub die_with_parent: bool,
+    /// d-enter itself runs in a container, which may forbid some of this.
+    pub nested: bool,
     /// What the user should know, said once before the start.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -290,6 +294,7 @@ impl Plan {
             readonly,
             as_pid_1: args.as_pid_1,
             die_with_parent: args.die_with_parent,
+            nested: caller.in_container,
             warnings,
             user,
         })

@@ -112,7 +112,7 @@ pub fn build(
         .or_exit(Exit::Enter, || format!("cannot mount the root filesystem on {}", plan.dir.display()))?;
     let root = Root::from_fd(tree);
 
-    let proc = special::proc(&root, plan.proc)?;
+    let proc = special::proc(&root, plan)?;
     let sysfs = special::sys(&root, plan)?;
     let dev = special::dev(&root, plan, &devices)?;
     special::scratch(&root, plan)?;

@@ -69,7 +69,8 @@ fn at(root: &Root, path: &str) -> Result<OwnedFd> {
 }
 
 /// Mounts /proc and gives a handle of it, with a warning where the caller's own had to do; `None` without one.
-pub fn proc(root: &Root, mode: ProcMode) -> Result<Option<(OwnedFd, Option<String>)>> {
+pub fn proc(root: &Root, plan: &Plan) -> Result<Option<(OwnedFd, Option<String>)>> {
+    let mode = plan.proc;
     if mode == ProcMode::None {
         return Ok(None);
     }
@@ -78,7 +79,7 @@ pub fn proc(root: &Root, mode: ProcMode) -> Result<Option<(OwnedFd, Option<Strin
     let mount = match mode {
         ProcMode::Bind => clone_tree(CWD, Path::new("/proc")),
         _ => match new_filesystem(c"proc", &[], PROC_FLAGS) {
-            Err(e) if mode == ProcMode::Auto && is_refused(&e) && in_container() => {
+            Err(e) if mode == ProcMode::Auto && is_refused(&e) && plan.nested => {
                 warning =
                     Some("the outer /proc is used: it is masked here, so the kernel allows no new one".to_owned());
                 clone_tree(CWD, Path::new("/proc"))
@@ -97,13 +98,6 @@ pub fn proc(root: &Root, mode: ProcMode) -> Result<Option<(OwnedFd, Option<Strin
 
 fn is_refused(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS))
-}
-
-/// Whether d-enter itself runs in a container: the marks that the engines leave.
-pub fn in_container() -> bool {
-    Path::new("/.dockerenv").exists()
-        || Path::new("/run/.containerenv").exists()
-        || std::env::var_os("container").is_some()
 }
 
 /// Mounts /sys read-only, and the cgroup tree in it; gives a handle of it.
