@@ -74,6 +74,8 @@ struct Loop<'a, 'b> {
     /// Signals that came before the command was there.
     early: VecDeque<(i32, bool)>,
     started: bool,
+    /// The container's side of the channel is open.
+    connected: bool,
 }
 
 /// Follows the container to its end. Returns the exit code of d-enter.
@@ -93,13 +95,14 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
         deadline: None,
         early: VecDeque::new(),
         started: false,
+        connected: true,
     };
     let mut ended = None;
     while ended.is_none() {
         for source in state.wait(Some(&signal_fd))? {
             match source {
                 Source::Signals => state.signals(&signal_fd)?,
-                Source::Channel => drop(state.message()?),
+                Source::Channel => state.connected = state.message()?,
                 Source::Init => ended = Some(state.reap_init()?),
                 Source::Netup => state.netup(),
                 carried => state.carry(carried),
@@ -124,7 +127,9 @@ impl Loop<'_, '_> {
         let mut sources: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::new();
         if let Some(signals) = signals {
             sources.push((Source::Signals, signals.as_fd(), PollFlags::IN));
-            sources.push((Source::Channel, self.container.channel.as_fd(), PollFlags::IN));
+            if self.connected {
+                sources.push((Source::Channel, self.container.channel.as_fd(), PollFlags::IN));
+            }
             sources.push((Source::Init, self.container.pidfd.as_fd(), PollFlags::IN));
             if let Some(fd) = self.container.netup.as_ref().and_then(Netup::messages) {
                 sources.push((Source::Netup, fd, PollFlags::IN));
