@@ -60,6 +60,13 @@ impl Report {
         }
     }
 
+    /// A fact that the user waits for (a port that was chosen), unless they asked for quiet.
+    pub fn note(&self, message: impl fmt::Display) {
+        if self.level >= Level::Normal {
+            self.line(&message.to_string());
+        }
+    }
+
     /// What is done and why, under `--verbose`.
     pub fn info(&self, message: impl fmt::Display) {
         if self.level >= Level::Verbose {

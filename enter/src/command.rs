@@ -71,7 +71,7 @@ fn kernel_version() -> (u32, u32) {
 }
 
 /// Becomes the command. Returns only with an error; `starting` is closed by the exec.
-pub fn run(plan: &Plan, start: &Start, terminal: Option<&OwnedFd>, starting: Option<OwnedFd>) -> Result<()> {
+pub fn run(plan: &Plan, start: &Start<'_>, terminal: Option<&OwnedFd>, starting: Option<OwnedFd>) -> Result<()> {
     if starting.is_some() {
         let own = rustix::process::getpid();
         rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
@@ -94,6 +94,11 @@ pub fn run(plan: &Plan, start: &Start, terminal: Option<&OwnedFd>, starting: Opt
     make_workdir(plan)?;
     give_up_identity(plan)?;
     enter_workdir(plan)?;
+    if plan.as_pid_1 || plan.shared.pid {
+        // The change of user has cleared it; elsewhere the end of the pid namespace does this work.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
+    }
 
     capabilities::limit_bounding(plan.capabilities.bounding)?;
     let install = |filter: &[BpfInstruction]| {

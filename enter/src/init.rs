@@ -28,7 +28,7 @@ use crate::special;
 use crate::terminal::Look;
 
 /// What the child needs besides the plan.
-pub struct Start {
+pub struct Start<'a> {
     /// The line to d-enter.
     pub channel: Channel,
     /// How the container's terminal looks at first: the caller's settings and size.
@@ -36,13 +36,13 @@ pub struct Start {
     /// Signals that stay ignored (nohup's).
     pub ignored: Vec<i32>,
     /// The system call filters, in the order they are installed.
-    pub filters: command::Filters,
+    pub filters: &'a command::Filters,
     /// A descriptor to wait on before the command is executed.
-    pub block: Option<OwnedFd>,
+    pub block: Option<&'a OwnedFd>,
 }
 
 /// The child's whole life.
-pub fn run(plan: &Plan, start: Start) -> ! {
+pub fn run(plan: &Plan, start: Start<'_>) -> ! {
     let code = match live(plan, &start) {
         Ok(code) => code,
         Err(error) => {
@@ -53,7 +53,7 @@ pub fn run(plan: &Plan, start: Start) -> ! {
     sys::exit_now(code)
 }
 
-fn live(plan: &Plan, start: &Start) -> Result<u8> {
+fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
     let channel = &start.channel;
     match channel.receive().or_exit(Exit::Enter, || "cannot hear from d-enter")? {
         Some(received) if received.message == Message::Go => {}
@@ -66,7 +66,13 @@ fn live(plan: &Plan, start: &Start) -> Result<u8> {
     }
     let sources = Sources::take(plan)?;
     become_root(plan)?;
-    die_with_parent(channel)?;
+    if plan.shared.pid {
+        // There is no pid namespace that ends with this process: it must live to end the others, and be their reaper.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .or_exit(Exit::Enter, || "cannot become the reaper of the container's processes")?;
+    } else {
+        die_with_parent(channel)?;
+    }
     rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
     let built = root::build(plan, sources, |dev| open_terminal(plan, start, dev))?;
     for warning in built.warnings {
@@ -86,7 +92,7 @@ fn live(plan: &Plan, start: &Start) -> Result<u8> {
     if plan.net.is_new() {
         sys::loopback_up().or_exit(Exit::Enter, || "cannot bring up lo")?;
     }
-    if let Some(block) = &start.block {
+    if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
     if plan.as_pid_1 {
@@ -144,7 +150,7 @@ fn die_with_parent(channel: &Channel) -> Result<()> {
 }
 
 /// Opens the container's terminal on its own devpts, sends d-enter the other side, and binds it on /dev/console.
-fn open_terminal(plan: &Plan, start: &Start, dev: &OwnedFd) -> Result<Option<OwnedFd>> {
+fn open_terminal(plan: &Plan, start: &Start<'_>, dev: &OwnedFd) -> Result<Option<OwnedFd>> {
     if plan.pty == [false; 3] {
         return Ok(None);
     }

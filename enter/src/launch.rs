@@ -65,8 +65,9 @@ impl Descriptors {
 /// Runs the container. Returns the command's exit code.
 ///
 /// # Errors
-/// [`Exit::Enter`] for all that fails on this side; the child reports its own failures.
-pub fn run(plan: &Plan, filters: Filters, descriptors: Descriptors, report: Report) -> Result<u8> {
+/// [`Exit::Unavailable`] when the id map cannot be written, and nothing has happened yet; [`Exit::Enter`] for all else that
+/// fails on this side. The child reports its own failures.
+pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report: Report) -> Result<u8> {
     if plan.die_with_parent {
         let parent = rustix::process::getppid();
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -83,29 +84,40 @@ pub fn run(plan: &Plan, filters: Filters, descriptors: Descriptors, report: Repo
     signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
     let look =
         [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().find_map(Look::of);
-    let mut status = Status::new(descriptors.status, descriptors.ready, descriptors.pid_file);
     let fork = sys::clone_process(namespaces(plan)).map_err(userns::explain);
     let (pid, pidfd) = match fork.or_exit(Exit::Enter, || "cannot make the namespaces")? {
         Fork::Child => {
             drop(channel);
-            init::run(plan, Start { channel: childs, look, ignored, filters, block: descriptors.block })
+            init::run(plan, Start { channel: childs, look, ignored, filters, block: descriptors.block.as_ref() })
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(childs);
-    let netup = match prepare(plan, pid, &mut status) {
-        Ok(netup) => netup,
+    let (mut status, netup) = match prepare(plan, pid, descriptors) {
+        Ok(prepared) => prepared,
         Err(error) => {
             let _ = supervise::abandon(pid);
             return Err(error);
         }
     };
     if let Some(netup) = &netup {
-        netup.forwards.iter().for_each(|f| report.info(format!("forward {f}")));
+        // stdout is the command's; only ports that were chosen here are news.
+        let news = plan.publish.iter().any(|p| chooses_port(p));
+        for forward in &netup.forwards {
+            if news { report.note(forward) } else { report.info(forward) }
+        }
         status.ports(&netup.forwards);
     }
     channel.send(&Message::Go);
     supervise::follow(&mut Container { plan, channel, pid, pidfd, netup, signals, status, report })
+}
+
+/// Whether a `--publish` leaves the port on the host open: `80`, `:80`, `IP::80`.
+fn chooses_port(spec: &str) -> bool {
+    match spec.rsplit_once(':') {
+        None => true,
+        Some((host, _)) => host.is_empty() || host.ends_with(':'),
+    }
 }
 
 /// The namespaces that the child is born into; the cgroup namespace comes later.
@@ -120,13 +132,17 @@ fn namespaces(plan: &Plan) -> i32 {
 }
 
 /// What the child waits for: its map, and its network.
-fn prepare(plan: &Plan, pid: Pid, status: &mut Status) -> Result<Option<Netup>> {
+fn prepare(plan: &Plan, pid: Pid, descriptors: &mut Descriptors) -> Result<(Status, Option<Netup>)> {
     userns::write_map(pid, &plan.map, plan.privileged)?;
+    // Taken only now: without a map this may be tried again with another.
+    let taken = std::mem::take(descriptors);
+    let mut status = Status::new(taken.status, taken.ready, taken.pid_file);
     status.child(pid.as_raw_nonzero().get());
-    match &plan.net {
-        Net::User(options) => Ok(Some(Netup::start(pid, options, &plan.publish)?)),
-        _ => Ok(None),
-    }
+    let netup = match &plan.net {
+        Net::User(options) => Some(Netup::start(pid, options, &plan.publish)?),
+        _ => None,
+    };
+    Ok((status, netup))
 }
 
 /// DIR is locked as long as this process lives: nobody replaces or removes it meanwhile. An overlay's upper directory can be

@@ -65,21 +65,29 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
         print(&text);
         return Ok(if able { 0 } else { Exit::Enter as u8 });
     }
-    let descriptors = Descriptors::take(&args)?;
+    let mut descriptors = Descriptors::take(&args)?;
     let directory = match args.operands.first() {
         Some(dir) if dir.is_empty() => fail!(Exit::Enter, "DIR is empty: the command that should print it failed"),
         Some(dir) => Directory::open(Path::new(dir))?,
         None => fail!(Exit::Enter, "no DIR given; see d-enter --help"),
     };
     let caller = Caller::read(&args, &directory.config.options)?;
-    let dry_run = args.dry_run;
-    let plan = Plan::decide(args, &directory, &caller, &userns::facts())?;
-    plan.warnings.iter().for_each(|warning| report.warn(warning));
-    if dry_run {
-        print(&format!("{:#}\n", serde_json::to_value(&plan)?));
-        return Ok(0);
+    let mut facts = userns::facts();
+    loop {
+        let plan = Plan::decide(args.clone(), &directory, &caller, &facts)?;
+        plan.warnings.iter().for_each(|warning| report.warn(warning));
+        if args.dry_run {
+            print(&format!("{:#}\n", serde_json::to_value(&plan)?));
+            return Ok(0);
+        }
+        match launch::run(&plan, &Filters::build(&plan)?, &mut descriptors, report) {
+            // newuidmap promised more than it could do: one fact more, and the decision is made again.
+            Err(error) if exit_of(&error) == Exit::Unavailable && facts.helpers_missing.is_none() => {
+                facts.helpers_missing = Some(d_common::report::chain(&error));
+            }
+            result => return result,
+        }
     }
-    launch::run(&plan, Filters::build(&plan)?, descriptors, report)
 }
 
 /// d-enter's exit code for an error: 126 and 127 are about the command, everything else is 125.
