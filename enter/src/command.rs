@@ -20,7 +20,8 @@ use rustix::process::{Pid, Signal};
 use crate::capabilities;
 use crate::channel::Message;
 use crate::init::Start;
-use crate::plan::{Groups, Plan, Seccomp};
+use crate::plan::{Plan, Seccomp};
+use crate::process::{Groups, Process};
 use crate::seccomp::{Profile, fakeroot};
 
 /// The system call filters of the command.
@@ -55,7 +56,7 @@ impl Filters {
             }
         };
         let base = match profile {
-            Some(profile) => profile.compile(plan.capabilities.bounding, kernel_version())?,
+            Some(profile) => profile.compile(plan.process.capabilities.bounding, kernel_version())?,
             None => Vec::new(),
         };
         Ok(Self { base, fakeroot: if plan.fakeroot { fakeroot::filter()? } else { Vec::new() } })
@@ -71,7 +72,7 @@ fn kernel_version() -> (u32, u32) {
 }
 
 /// Becomes the command. Returns only with an error; `starting` is closed by the exec.
-pub fn run(plan: &Plan, start: &Start<'_>, terminal: Option<&OwnedFd>, starting: Option<OwnedFd>) -> Result<()> {
+pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, starting: Option<OwnedFd>) -> Result<()> {
     if starting.is_some() {
         let own = rustix::process::getpid();
         rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
@@ -81,26 +82,24 @@ pub fn run(plan: &Plan, start: &Start<'_>, terminal: Option<&OwnedFd>, starting:
         rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp())
             .or_exit(Exit::Enter, || "cannot take the terminal")?;
     }
-    connect(plan, terminal)?;
-    for limit in &plan.limits {
+    connect(process, terminal)?;
+    for limit in &process.limits {
         limit.apply()?;
     }
-    rustix::process::umask(Mode::from_raw_mode(plan.umask));
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
     match sys::new_session_keyring() {
         // A kernel without keys, or an outer filter that hides them: then there is nothing to read either.
         Err(e) if matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSYS | Errno::PERM)) => {}
         result => result.or_exit(Exit::Enter, || "cannot leave the caller's keyrings")?,
     }
-    make_workdir(plan)?;
-    give_up_identity(plan)?;
-    enter_workdir(plan)?;
-    if plan.as_pid_1 || plan.shared.pid {
-        // The change of user has cleared it; elsewhere the end of the pid namespace does this work.
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-            .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
-    }
+    make_workdir(process)?;
+    give_up_identity(process)?;
+    enter_workdir(process)?;
+    // The change of user has cleared it. Where a pid namespace ends with its init, it is there for nothing.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
 
-    capabilities::limit_bounding(plan.capabilities.bounding)?;
+    capabilities::limit_bounding(process.capabilities.bounding)?;
     let install = |filter: &[BpfInstruction]| {
         if filter.is_empty() {
             return Ok(());
@@ -108,40 +107,40 @@ pub fn run(plan: &Plan, start: &Start<'_>, terminal: Option<&OwnedFd>, starting:
         sys::install_seccomp_filter(filter).or_exit(Exit::Enter, || "cannot install a system call filter")
     };
     install(&start.filters.base)?;
-    capabilities::set(&plan.capabilities)?;
-    if plan.no_new_privs {
+    capabilities::set(&process.capabilities)?;
+    if process.no_new_privs {
         rustix::thread::set_no_new_privs(true).or_exit(Exit::Enter, || "cannot set no_new_privs")?;
     }
     install(&start.filters.fakeroot)?;
 
-    let mut keep = plan.keep_fds.clone();
+    let mut keep = process.keep_fds.clone();
     keep.push(start.channel.as_fd().as_raw_fd());
     keep.extend(starting.as_ref().map(AsRawFd::as_raw_fd));
     sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
     start.channel.send(&Message::Command);
     sys::reset_signals(&start.ignored).or_exit(Exit::Enter, || "cannot reset the signals")?;
-    Err(exec(plan))
+    Err(exec(process))
 }
 
 /// Connects descriptors 0 to 2: to the container's terminal where the plan says so, else they stay what they are.
-fn connect(plan: &Plan, terminal: Option<&OwnedFd>) -> Result<()> {
+fn connect(process: &Process, terminal: Option<&OwnedFd>) -> Result<()> {
     if let Some(terminal) = terminal {
         let dup: [fn(&OwnedFd) -> rustix::io::Result<()>; 3] = [
             |fd| rustix::stdio::dup2_stdin(fd),
             |fd| rustix::stdio::dup2_stdout(fd),
             |fd| rustix::stdio::dup2_stderr(fd),
         ];
-        for (connect, _) in dup.iter().zip(plan.pty).filter(|(_, wanted)| *wanted) {
+        for (connect, _) in dup.iter().zip(process.pty).filter(|(_, wanted)| *wanted) {
             connect(terminal).or_exit(Exit::Enter, || "cannot connect the terminal")?;
         }
     }
     // /dev/stdout is opened anew by its user: a pipe or terminal of our own must belong to that one. Files are left alone.
-    let uid = Uid::from_raw(plan.user.uid);
+    let uid = Uid::from_raw(process.user.uid);
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    for (stream, is_pty) in streams.into_iter().zip(plan.pty) {
+    for (stream, is_pty) in streams.into_iter().zip(process.pty) {
         let Ok(stat) = rustix::fs::fstat(stream) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if (is_pty || kind == FileType::Fifo) && stat.st_uid != plan.user.uid {
+        if (is_pty || kind == FileType::Fifo) && stat.st_uid != process.user.uid {
             let _ = rustix::fs::fchown(stream, Some(uid), None);
         }
     }
@@ -149,17 +148,17 @@ fn connect(plan: &Plan, terminal: Option<&OwnedFd>) -> Result<()> {
 }
 
 /// Groups, gid, uid; the capabilities outlive the change of uid, to be given up one step later.
-fn give_up_identity(plan: &Plan) -> Result<()> {
-    if let Groups::Set(groups) = &plan.groups {
+fn give_up_identity(process: &Process) -> Result<()> {
+    if let Groups::Set(groups) = &process.groups {
         let groups: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
         rustix::thread::set_thread_groups(&groups).or_exit(Exit::Enter, || "cannot set the supplementary groups")?;
     }
     rustix::thread::set_keep_capabilities(true).or_exit(Exit::Enter, || "cannot keep the capabilities")?;
-    let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+    let (uid, gid) = (Uid::from_raw(process.user.uid), Gid::from_raw(process.user.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .or_exit(Exit::Enter, || format!("cannot become group {}", plan.user.gid))?;
+        .or_exit(Exit::Enter, || format!("cannot become group {}", process.user.gid))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
-        .or_exit(Exit::Enter, || format!("cannot become user {}", plan.user.uid))?;
+        .or_exit(Exit::Enter, || format!("cannot become user {}", process.user.uid))?;
     rustix::thread::set_keep_capabilities(false).or_exit(Exit::Enter, || "cannot reset the capabilities' keeping")?;
     let mut sets = rustix::thread::capabilities(None).or_exit(Exit::Enter, || "cannot read the capabilities")?;
     sets.effective = sets.permitted;
@@ -167,19 +166,19 @@ fn give_up_identity(plan: &Plan) -> Result<()> {
 }
 
 /// The image's working directory is made where it is missing, as docker does, and belongs to the command's user.
-fn make_workdir(plan: &Plan) -> Result<()> {
-    let dir = Path::new(&plan.workdir);
-    if plan.make_workdir && !dir.exists() {
+fn make_workdir(process: &Process) -> Result<()> {
+    let dir = Path::new(&process.workdir);
+    if process.make_workdir && !dir.exists() {
         fs::create_dir_all(dir)
             .or_exit(Exit::Enter, || format!("cannot make the working directory {}", dir.display()))?;
-        let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+        let (uid, gid) = (Uid::from_raw(process.user.uid), Gid::from_raw(process.user.gid));
         let _ = rustix::fs::chown(dir, Some(uid), Some(gid));
     }
     Ok(())
 }
 
-fn enter_workdir(plan: &Plan) -> Result<()> {
-    let dir = Path::new(&plan.workdir);
+fn enter_workdir(process: &Process) -> Result<()> {
+    let dir = Path::new(&process.workdir);
     rustix::process::chdir(dir)
         .or_exit(Exit::Enter, || format!("cannot enter the working directory {}", dir.display()))?;
     // A directory outside the root would show as "(unreachable)" (CVE-2024-21626).
@@ -191,13 +190,13 @@ fn enter_workdir(plan: &Plan) -> Result<()> {
 }
 
 /// Executes the command; looked up with the container's PATH, inside. Returns why it could not.
-fn exec(plan: &Plan) -> anyhow::Error {
+fn exec(process: &Process) -> anyhow::Error {
     let c_string = |s: &OsStr| CString::new(s.as_bytes());
     let strings = |list: &[std::ffi::OsString]| list.iter().map(|s| c_string(s)).collect::<Result<Vec<_>, _>>();
-    let (Ok(argv), Ok(envp)) = (strings(&plan.command), strings(&plan.environment)) else {
+    let (Ok(argv), Ok(envp)) = (strings(&process.command), strings(&process.environment)) else {
         return failure(Exit::Enter, "the command or its environment holds a NUL character");
     };
-    let Some(name) = plan.command.first().filter(|n| !n.is_empty()) else {
+    let Some(name) = process.command.first().filter(|n| !n.is_empty()) else {
         return failure(Exit::CommandNotFound, "cannot run the command: its name is empty");
     };
     let shown = name.display();
@@ -206,7 +205,7 @@ fn exec(plan: &Plan) -> anyhow::Error {
         return explain(&shown.to_string(), Path::new(name), &error);
     }
     let mut denied = None;
-    for dir in plan.path.as_bytes().split(|b| *b == b':') {
+    for dir in process.path.as_bytes().split(|b| *b == b':') {
         let dir = if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
         let candidate = dir.join(name);
         let Ok(path) = c_string(candidate.as_os_str()) else { continue };
@@ -224,7 +223,7 @@ fn exec(plan: &Plan) -> anyhow::Error {
         Some((path, error)) => explain(&shown.to_string(), &path, &error),
         None => failure(
             Exit::CommandNotFound,
-            format!("cannot run {shown}: not found in the container's PATH ({})", plan.path.display()),
+            format!("cannot run {shown}: not found in the container's PATH ({})", process.path.display()),
         ),
     }
 }

@@ -6,19 +6,20 @@
 //! It dies with d-enter: by PDEATHSIG, and by the end of the channel that only d-enter holds.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::idmap::to_outside;
 use d_common::report::chain;
-use d_common::sys::{self, Fork, SignalSet};
+use d_common::sys;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
 
+use crate::attend::{self, Rest};
 use crate::channel::{Channel, Message};
 use crate::command;
 use crate::exit_code;
@@ -95,35 +96,11 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
-    if plan.as_pid_1 {
-        command::run(plan, start, built.terminal.as_ref(), None)?;
+    if plan.process.as_pid_1 {
+        command::run(&plan.process, start, built.terminal.as_ref(), None)?;
     }
-    let (started, starting) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_exit(Exit::Enter, || "cannot make a pipe")?;
-    let mut keep: Vec<i32> = [channel.as_fd().as_raw_fd(), started.as_raw_fd(), starting.as_raw_fd()].to_vec();
-    keep.extend(built.terminal.as_ref().map(AsRawFd::as_raw_fd));
-    keep.extend(&plan.keep_fds);
-    sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
-    // In this order: /proc/self is not readable for long after that.
-    let _ = sys::wipe_arguments();
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .or_exit(Exit::Enter, || "cannot become undumpable")?;
-    let signals = SignalSet::all();
-    signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
-    let pid = match sys::clone_process(0).or_exit(Exit::Enter, || "cannot fork the command")? {
-        Fork::Child => {
-            drop(started);
-            if let Err(error) = command::run(plan, start, built.terminal.as_ref(), Some(starting)) {
-                channel.send(&Message::Failed(exit_code(&error), chain(&error)));
-            }
-            sys::exit_now(125)
-        }
-        Fork::Parent { pid, .. } => pid,
-    };
-    drop(starting);
-    drop_descriptors(plan);
-    let _ = rustix::process::setpgid(Some(pid), Some(pid));
-    attend(plan, channel, pid, started, signals)
+    let rest = if plan.shared.pid { Rest::Killed } else { Rest::DieWithInit };
+    attend::run(&plan.process, start, built.terminal.as_ref(), rest)
 }
 
 /// The ids of the container's root, so that what is made now is owned rightly. Under a single map there is one id only.
@@ -151,7 +128,7 @@ fn die_with_parent(channel: &Channel) -> Result<()> {
 
 /// Opens the container's terminal on its own devpts, sends d-enter the other side, and binds it on /dev/console.
 fn open_terminal(plan: &Plan, start: &Start<'_>, dev: &OwnedFd) -> Result<Option<OwnedFd>> {
-    if plan.pty == [false; 3] {
+    if plan.process.pty == [false; 3] {
         return Ok(None);
     }
     let open = || -> io::Result<(OwnedFd, OwnedFd)> {
@@ -170,102 +147,4 @@ fn open_terminal(plan: &Plan, start: &Start<'_>, dev: &OwnedFd) -> Result<Option
     special::console(dev, &slave)?;
     start.channel.send_with(&Message::Terminal, Some(master.as_fd()));
     Ok(Some(slave))
-}
-
-/// The command has its own descriptors 0 to 2 and those to keep; held here as well, they would keep pipes open after it.
-fn drop_descriptors(plan: &Plan) {
-    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, rustix::fs::Mode::empty()) {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
-    for fd in &plan.keep_fds {
-        drop(sys::inherited_fd(*fd));
-    }
-}
-
-/// Waits for the command: reaps orphans, delivers signals, reports stops.
-fn attend(plan: &Plan, channel: &Channel, command: Pid, started: OwnedFd, signals: SignalSet) -> Result<u8> {
-    let signal_fd = signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
-    // The end of the pipe means that exec closed it, or that the command's child has failed and said so.
-    let mut starting = Some(started);
-    loop {
-        let mut fds = vec![PollFd::new(&signal_fd, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
-        if let Some(started) = &starting {
-            fds.push(PollFd::new(started, PollFlags::IN));
-        }
-        match poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            result => result.or_exit(Exit::Enter, || "cannot poll")?,
-        };
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if ready.get(2) == Some(&true) {
-            let failed = starting.take().is_some_and(|fd| rustix::io::read(fd, &mut [0u8; 1]).is_ok_and(|n| n > 0));
-            if !failed {
-                channel.send(&Message::Started);
-            }
-        }
-        if ready[0] {
-            while let Ok(Some(info)) = sys::next_signal(&signal_fd) {
-                if info.signal != Signal::CHILD.as_raw() {
-                    deliver(plan, command, info.signal, false);
-                }
-            }
-            if let Some(code) = reap(channel, command) {
-                return Ok(end(plan, channel, code));
-            }
-        }
-        if ready[1] {
-            match channel.receive() {
-                Ok(Some(received)) => {
-                    if let Message::Signal { signal, group } = received.message {
-                        deliver(plan, command, signal, group);
-                    }
-                }
-                // d-enter is gone: so is the container.
-                _ => return Ok(end(plan, channel, 137)),
-            }
-        }
-    }
-}
-
-/// Passes a signal on; SIGTERM becomes the image's StopSignal.
-fn deliver(plan: &Plan, command: Pid, signal: i32, group: bool) {
-    let number = if signal == Signal::TERM.as_raw() { plan.stop_signal } else { signal };
-    sys::send_signal(command.as_raw_nonzero().get(), number, group);
-}
-
-/// Reaps every child that has ended; the exit code once it is the command that has.
-fn reap(channel: &Channel, command: Pid) -> Option<u8> {
-    let mut code = None;
-    let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
-    while let Ok(Some((pid, status))) = rustix::process::wait(options) {
-        if pid != command {
-            continue;
-        }
-        match status.stopping_signal() {
-            Some(signal) => channel.send(&Message::Stopped(signal)),
-            None => code = Some(status_code(status)),
-        }
-    }
-    code
-}
-
-/// 128+N for a signal, as shells have it.
-pub fn status_code(status: WaitStatus) -> u8 {
-    let code = match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => code,
-        (_, Some(signal)) => 128 + signal,
-        _ => 125,
-    };
-    u8::try_from(code).unwrap_or(u8::MAX)
-}
-
-/// Ends the rest. With a pid namespace of its own the kernel does it when its init ends.
-fn end(plan: &Plan, channel: &Channel, code: u8) -> u8 {
-    if plan.shared.pid {
-        command::kill_descendants();
-    }
-    channel.send(&Message::Exited(code));
-    code
 }

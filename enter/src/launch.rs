@@ -68,7 +68,7 @@ impl Descriptors {
 /// [`Exit::Unavailable`] when the id map cannot be written, and nothing has happened yet; [`Exit::Enter`] for all else that
 /// fails on this side. The child reports its own failures.
 pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report: Report) -> Result<u8> {
-    if plan.die_with_parent {
+    if plan.process.die_with_parent {
         let parent = rustix::process::getppid();
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
@@ -109,7 +109,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         status.ports(&netup.forwards);
     }
     channel.send(&Message::Go);
-    supervise::follow(&mut Container { plan, channel, pid, pidfd, netup, signals, status, report })
+    supervise::follow(&mut Container { process: &plan.process, channel, pid, pidfd, netup, signals, status, report })
 }
 
 /// Whether a `--publish` leaves the port on the host open: `80`, `:80`, `IP::80`.

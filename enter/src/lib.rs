@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod attend;
 pub mod caller;
 pub mod capabilities;
 pub mod channel;
@@ -23,6 +24,7 @@ pub mod network;
 pub mod overlay;
 pub mod paths;
 pub mod plan;
+pub mod process;
 pub mod rlimit;
 pub mod root;
 pub mod seccomp;

@@ -10,12 +10,13 @@ use d_common::idmap::{self, Facts, IdMap, MapChoice};
 use d_common::sys;
 use serde::{Serialize, Serializer};
 
-use crate::args::{Args, GroupsFrom, ProcMode, Share, Tty};
+use crate::args::{Args, GroupsFrom, ProcMode, Share};
 use crate::capabilities::Capabilities;
 use crate::config::Docker;
 use crate::directory::{Directory, Filesystem};
 use crate::env::{DEFAULT_PATH, Environment, parse_env_file};
 use crate::network::{self, Net};
+use crate::process::{self, Groups, Process};
 use crate::rlimit::Limit;
 use crate::user::{self, User};
 use crate::volume::{self, Mount};
@@ -46,16 +47,6 @@ impl Caller {
     fn var(&self, name: &OsStr) -> Option<OsString> {
         self.environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())
     }
-}
-
-/// The supplementary groups of the command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Groups {
-    /// These.
-    Set(Vec<u32>),
-    /// The caller's, untouched.
-    Keep,
 }
 
 /// Where the changes of an ephemeral container go.
@@ -108,46 +99,17 @@ pub struct Plan {
     pub map: IdMap,
     /// Whether d-enter itself may write any map.
     pub privileged: bool,
-    /// The user of the command.
-    pub user: User,
-    /// Its supplementary groups.
-    pub groups: Groups,
-    /// Its capabilities.
-    pub capabilities: Capabilities,
+    /// The command.
+    #[serde(flatten)]
+    pub process: Process,
     /// Whether root is emulated by a filter.
     pub fakeroot: bool,
-    /// No program gains privileges by being executed.
-    pub no_new_privs: bool,
     /// The system call filter.
     pub seccomp: Seccomp,
-    /// What is run.
-    #[serde(serialize_with = "show_words")]
-    pub command: Vec<OsString>,
-    /// Its environment, `NAME=VALUE` each.
-    #[serde(serialize_with = "show_words")]
-    pub environment: Vec<OsString>,
-    /// Where it is looked up.
-    #[serde(serialize_with = "show_word")]
-    pub path: OsString,
-    /// Its working directory.
-    #[serde(serialize_with = "show_word")]
-    pub workdir: OsString,
-    /// Whether a missing working directory is made (it came from the image) or an error.
-    pub make_workdir: bool,
     /// Host name.
     pub hostname: String,
-    /// File mode creation mask.
-    pub umask: u32,
-    /// Resource limits.
-    pub limits: Vec<Limit>,
-    /// Descriptors that stay open.
-    pub keep_fds: Vec<i32>,
     /// Sysctls: name and value.
     pub sysctls: Vec<(String, String)>,
-    /// What SIGTERM becomes.
-    pub stop_signal: i32,
-    /// Which of descriptors 0 to 2 are connected to a pty.
-    pub pty: [bool; 3],
     /// The network.
     pub net: Net,
     /// Forwards, as d-netup takes them.
@@ -166,10 +128,6 @@ pub struct Plan {
     pub masked: Vec<String>,
     /// Paths that are read-only.
     pub readonly: Vec<String>,
-    /// The command is PID 1 itself.
-    pub as_pid_1: bool,
-    /// End with the caller.
-    pub die_with_parent: bool,
     /// d-enter itself runs in a container, which may forbid some of this.
     pub nested: bool,
     /// What the user should know, said once before the start.
@@ -181,14 +139,6 @@ fn show_map<S: Serializer>(map: &IdMap, serializer: S) -> Result<S::Ok, S::Error
     let rows = |e: &[idmap::Extent]| e.iter().map(|e| [e.inside, e.outside, e.count]).collect::<Vec<_>>();
     let json = serde_json::json!({"kind": map.kind.to_string(), "uids": rows(&map.uids), "gids": rows(&map.gids)});
     json.serialize(serializer)
-}
-
-fn show_word<S: Serializer>(word: &OsStr, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&word.to_string_lossy())
-}
-
-fn show_words<S: Serializer>(words: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(words.iter().map(|w| w.to_string_lossy()))
 }
 
 impl Plan {
@@ -239,16 +189,11 @@ impl Plan {
             fail!(Exit::Enter, "--as-pid-1 contradicts --share pid");
         }
         let (masked, readonly) = paths::protected(&args.unmask);
-        let pty = pty(args.tty.unwrap_or_default(), caller);
+        let pty = process::pty(args.tty.unwrap_or_default(), caller);
         if pty.contains(&true) && environment.get("TERM").is_none() {
             environment.set("TERM", "xterm");
         }
-        Ok(Self {
-            dir: dir.path.clone(),
-            filesystem: dir.filesystem.clone(),
-            ephemeral: ephemeral(&args)?,
-            read_only: args.read_only,
-            privileged: facts.privileged,
+        let process = Process {
             groups: match args.groups.unwrap_or(GroupsFrom::Image) {
                 // setgroups(2) is denied in a namespace with a single map (user_namespaces(7)).
                 _ if map.is_single() && !facts.privileged => Groups::Keep,
@@ -258,27 +203,38 @@ impl Plan {
                     Groups::Set(user.groups.iter().copied().filter(mapped).collect())
                 }
             },
-            map,
             capabilities: Capabilities::decide(user.uid, &args.cap_add, &args.cap_drop)?,
-            fakeroot,
             no_new_privs: args.no_new_privs || fakeroot,
-            seccomp: match args.seccomp.as_deref().map(|s| (s.to_str(), s)) {
-                None | Some((Some("default"), _)) => Seccomp::Default,
-                Some((Some("none" | "unconfined"), _)) => Seccomp::None,
-                Some((_, file)) => Seccomp::File(file.into()),
-            },
             command: command(&args, docker),
             path: environment.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH)).to_owned(),
             environment: environment.strings().collect(),
             make_workdir: args.workdir.is_none(),
             workdir: workdir(&args, docker)?,
-            hostname,
-            umask: umask(args.umask.as_deref())?,
+            umask: process::umask(args.umask.as_deref())?,
             limits: args.ulimit.iter().map(|l| Limit::parse(l)).collect::<Result<_>>()?,
             keep_fds: args.keep_fd.clone(),
-            sysctls: sysctls(&args.sysctl, &net, &shared)?,
             stop_signal: stop_signal(docker)?,
             pty,
+            as_pid_1: args.as_pid_1,
+            die_with_parent: args.die_with_parent,
+            user,
+        };
+        Ok(Self {
+            dir: dir.path.clone(),
+            filesystem: dir.filesystem.clone(),
+            ephemeral: ephemeral(&args)?,
+            read_only: args.read_only,
+            privileged: facts.privileged,
+            map,
+            fakeroot,
+            seccomp: match args.seccomp.as_deref().map(|s| (s.to_str(), s)) {
+                None | Some((Some("default"), _)) => Seccomp::Default,
+                Some((Some("none" | "unconfined"), _)) => Seccomp::None,
+                Some((_, file)) => Seccomp::File(file.into()),
+            },
+            process,
+            hostname,
+            sysctls: sysctls(&args.sysctl, &net, &shared)?,
             net,
             publish,
             shared,
@@ -292,11 +248,8 @@ impl Plan {
             files,
             masked,
             readonly,
-            as_pid_1: args.as_pid_1,
-            die_with_parent: args.die_with_parent,
             nested: caller.in_container,
             warnings,
-            user,
         })
     }
 }
@@ -451,14 +404,6 @@ fn workdir(args: &Args, docker: &Docker) -> Result<OsString> {
     }
 }
 
-fn umask(text: Option<&str>) -> Result<u32> {
-    match text.map(|t| (t, u32::from_str_radix(t, 8))) {
-        None => Ok(0o022),
-        Some((_, Ok(mask))) if mask <= 0o777 => Ok(mask),
-        Some((text, _)) => fail!(Exit::Enter, "--umask {text:?} is not an octal mask, as 022"),
-    }
-}
-
 fn stop_signal(docker: &Docker) -> Result<i32> {
     match &docker.stop_signal {
         None => Ok(15),
@@ -499,16 +444,6 @@ fn sysctls(specs: &[String], net: &Net, shared: &Shared) -> Result<Vec<(String, 
 fn shared(list: &[Share]) -> Shared {
     let has = |s| list.contains(&s);
     Shared { pid: has(Share::Pid), ipc: has(Share::Ipc), uts: has(Share::Uts), cgroup: has(Share::Cgroup) }
-}
-
-/// Which descriptors are connected to the container's own terminal.
-fn pty(tty: Tty, caller: &Caller) -> [bool; 3] {
-    match tty {
-        Tty::Never => [false; 3],
-        Tty::Always => [true; 3],
-        Tty::Auto if caller.terminals[0] && caller.foreground => caller.terminals,
-        Tty::Auto => [false; 3],
-    }
 }
 
 fn ephemeral(args: &Args) -> Result<Option<Ephemeral>> {

@@ -1,7 +1,9 @@
 //! Tables: what is typed and what it means, without a kernel.
 
 use super::*;
+use crate::args::Tty;
 use crate::config::Config;
+use crate::process::pty;
 
 fn directory(config: &str) -> Directory {
     Directory {
@@ -57,7 +59,7 @@ fn the_command_follows_dockers_rules() {
         ("{}", "d", vec!["/bin/sh"]),
         (r#"{"Cmd":["c"],"entrypoint":"/k"}"#, "d", vec!["/k"]),
     ] {
-        assert_eq!(words(&plan(config, line).command), expected, "{config} {line}");
+        assert_eq!(words(&plan(config, line).process.command), expected, "{config} {line}");
     }
 }
 
@@ -65,28 +67,28 @@ fn the_command_follows_dockers_rules() {
 fn the_environment_starts_empty() {
     let p = plan(r#"{"Env":["PATH=/bin","A=1","SECRET"],"env":["B=k"]}"#, "-e A=2 -e E d");
     let expected = ["PATH=/bin", "HOME=/root", "TERM=vt100", "container=d-enter", "A=2", "B=k", "E=e"];
-    assert_eq!(words(&p.environment), expected);
-    assert_eq!(p.path, "/bin");
+    assert_eq!(words(&p.process.environment), expected);
+    assert_eq!(p.process.path, "/bin");
 }
 
 #[test]
 fn users_and_maps() {
     let p = plan(r#"{"User":"www"}"#, "d");
-    assert_eq!((p.user.uid, p.user.gid, p.groups), (33, 33, Groups::Set(vec![26])));
-    assert_eq!((p.capabilities.effective, p.fakeroot), (0, false));
+    assert_eq!((p.process.user.uid, p.process.user.gid, p.process.groups), (33, 33, Groups::Set(vec![26])));
+    assert_eq!((p.process.capabilities.effective, p.fakeroot), (0, false));
     let p = plan(r#"{"User":"www"}"#, "-u 0 d");
-    assert_eq!((p.user.uid, p.map.kind), (0, MapChoice::Subid));
+    assert_eq!((p.process.user.uid, p.map.kind), (0, MapChoice::Subid));
     let p = plan(r#"{"User":"www"}"#, "--map single d");
-    assert_eq!((p.map.uids[0].inside, p.fakeroot, p.groups), (33, false, Groups::Keep));
+    assert_eq!((p.map.uids[0].inside, p.fakeroot, p.process.groups), (33, false, Groups::Keep));
     let p = plan("{}", "--map single d");
-    assert!(p.fakeroot && p.no_new_privs);
-    assert!(p.environment.iter().any(|e| e == "APT_CONFIG=/run/apt.conf.d-enter"));
+    assert!(p.fakeroot && p.process.no_new_privs);
+    assert!(p.process.environment.iter().any(|e| e == "APT_CONFIG=/run/apt.conf.d-enter"));
     assert!(!plan("{}", "--map single --no-fakeroot d").fakeroot);
     let p = plan(r#"{"User":"www"}"#, "--map keep-id d");
-    assert_eq!((p.user.uid, p.user.gid), (1000, 1000));
+    assert_eq!((p.process.user.uid, p.process.user.gid), (1000, 1000));
     assert!(p.files.iter().any(|(path, text)| path.ends_with("passwd") && text.contains("ann:x:1000:1000")));
-    assert_eq!(plan("{}", "--map keep-id -u www d").user.uid, 33);
-    assert_eq!(plan(r#"{"User":"www"}"#, "-r d").user.uid, 0);
+    assert_eq!(plan("{}", "--map keep-id -u www d").process.user.uid, 33);
+    assert_eq!(plan(r#"{"User":"www"}"#, "-r d").process.user.uid, 0);
 }
 
 #[test]

@@ -14,10 +14,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::time::Timespec;
 
+use crate::attend::status_code;
 use crate::channel::{Channel, Message};
-use crate::init::status_code;
 use crate::netup::Netup;
-use crate::plan::Plan;
+use crate::process::Process;
 use crate::status::Status;
 use crate::terminal::{self, Flow, Raw};
 
@@ -28,8 +28,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// The running container, as d-enter sees it.
 pub struct Container<'a> {
-    /// What was decided.
-    pub plan: &'a Plan,
+    /// The command.
+    pub process: &'a Process,
     /// The line to its init.
     pub channel: Channel,
     /// Its init.
@@ -163,12 +163,12 @@ impl Loop<'_, '_> {
 
     /// Whether what is typed is ours to read: not in the background, where the shell reads.
     fn reads_stdin(&self) -> bool {
-        self.container.plan.pty[0] && (self.raw.is_some() || !rustix::termios::isatty(rustix::stdio::stdin()))
+        self.container.process.pty[0] && (self.raw.is_some() || !rustix::termios::isatty(rustix::stdio::stdin()))
     }
 
     /// Where the container's terminal is shown: on the first descriptor that is connected to it.
     fn output(&self) -> BorrowedFd<'static> {
-        match self.container.plan.pty {
+        match self.container.process.pty {
             [_, true, _] => rustix::stdio::stdout(),
             [_, _, true] => rustix::stdio::stderr(),
             // Only stdin is connected: what is typed is echoed on the caller's terminal itself.
@@ -218,7 +218,7 @@ impl Loop<'_, '_> {
     }
 
     fn send(&mut self, signal: i32, group: bool) {
-        if self.container.plan.as_pid_1 {
+        if self.container.process.as_pid_1 {
             // There is no init to deliver it; the command is ours to signal.
             sys::send_signal(self.container.pid.as_raw_nonzero().get(), self.as_stop_signal(signal), false);
         } else if self.started {
@@ -229,7 +229,7 @@ impl Loop<'_, '_> {
     }
 
     fn as_stop_signal(&self, signal: i32) -> i32 {
-        if signal == Signal::TERM.as_raw() { self.container.plan.stop_signal } else { signal }
+        if signal == Signal::TERM.as_raw() { self.container.process.stop_signal } else { signal }
     }
 
     fn signals(&mut self, fd: &OwnedFd) -> Result<()> {
@@ -261,11 +261,11 @@ impl Loop<'_, '_> {
     /// Takes the terminal (again), when it is ours to take.
     fn take_terminal(&mut self) {
         if self.master.is_some()
-            && self.container.plan.pty[0]
+            && self.container.process.pty[0]
             && self.raw.is_none()
             && terminal::is_foreground(rustix::stdio::stdin())
         {
-            self.raw = Raw::set(!self.container.plan.pty[1]);
+            self.raw = Raw::set(!self.container.process.pty[1]);
             self.resize();
         }
     }

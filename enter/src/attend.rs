@@ -1,0 +1,179 @@
+//! What stays beside the command: starts it, reaps, passes signals on, reports stops and the end. It is the container's init
+//! after the root is built, and the process that brings a joining command into a running container.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
+use d_common::report::chain;
+use d_common::sys::{self, Fork, SignalSet};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::channel::{Channel, Message};
+use crate::command;
+use crate::exit_code;
+use crate::init::Start;
+use crate::process::Process;
+
+/// What becomes of the processes that the command started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// With a pid namespace of its own the kernel ends them when its init ends.
+    DieWithInit,
+    /// In a shared pid namespace they are killed one by one.
+    Killed,
+    /// They belong to the container that the command has joined; when d-enter is killed, the command's job is ended.
+    Stay,
+}
+
+impl Rest {
+    /// The command has ended, or (`abandoned`) d-enter has.
+    fn end(self, command: Pid, abandoned: bool) {
+        match self {
+            Self::DieWithInit => {}
+            Self::Killed => command::kill_descendants(),
+            Self::Stay if abandoned => {
+                sys::send_signal(command.as_raw_nonzero().get(), Signal::KILL.as_raw(), true);
+            }
+            Self::Stay => {}
+        }
+    }
+}
+
+/// Starts the command and follows it to its end. Returns its exit code.
+///
+/// # Errors
+/// [`Exit::Enter`] when it cannot be started; why it cannot be executed is told through the channel.
+pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, rest: Rest) -> Result<u8> {
+    let channel = &start.channel;
+    let (started, starting) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_exit(Exit::Enter, || "cannot make a pipe")?;
+    let mut keep: Vec<i32> = [channel.as_fd().as_raw_fd(), started.as_raw_fd(), starting.as_raw_fd()].to_vec();
+    keep.extend(terminal.map(AsRawFd::as_raw_fd));
+    keep.extend(&process.keep_fds);
+    sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
+    // In this order: /proc/self is not readable for long after that.
+    let _ = sys::wipe_arguments();
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .or_exit(Exit::Enter, || "cannot become undumpable")?;
+    let signals = SignalSet::all();
+    signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
+    let pid = match sys::clone_process(0).or_exit(Exit::Enter, || "cannot fork the command")? {
+        Fork::Child => {
+            drop(started);
+            if let Err(error) = command::run(process, start, terminal, Some(starting)) {
+                channel.send(&Message::Failed(exit_code(&error), chain(&error)));
+            }
+            sys::exit_now(125)
+        }
+        Fork::Parent { pid, .. } => pid,
+    };
+    drop(starting);
+    drop_descriptors(process);
+    let _ = rustix::process::setpgid(Some(pid), Some(pid));
+    attend(process, channel, pid, started, signals, rest)
+}
+
+/// The command has its own descriptors 0 to 2 and those to keep; held here as well, they would keep pipes open after it.
+fn drop_descriptors(process: &Process) {
+    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, rustix::fs::Mode::empty()) {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    for fd in &process.keep_fds {
+        drop(sys::inherited_fd(*fd));
+    }
+}
+
+/// Waits for the command: reaps orphans, delivers signals, reports stops.
+fn attend(
+    process: &Process,
+    channel: &Channel,
+    command: Pid,
+    started: OwnedFd,
+    signals: SignalSet,
+    rest: Rest,
+) -> Result<u8> {
+    let signal_fd = signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
+    // The end of the pipe means that exec closed it, or that the command's child has failed and said so.
+    let mut starting = Some(started);
+    loop {
+        let mut fds = vec![PollFd::new(&signal_fd, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
+        if let Some(started) = &starting {
+            fds.push(PollFd::new(started, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            result => result.or_exit(Exit::Enter, || "cannot poll")?,
+        };
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready.get(2) == Some(&true) {
+            let failed = starting.take().is_some_and(|fd| rustix::io::read(fd, &mut [0u8; 1]).is_ok_and(|n| n > 0));
+            if !failed {
+                channel.send(&Message::Started);
+            }
+        }
+        if ready[0] {
+            while let Ok(Some(info)) = sys::next_signal(&signal_fd) {
+                if info.signal != Signal::CHILD.as_raw() {
+                    deliver(process, command, info.signal, false);
+                }
+            }
+            if let Some(code) = reap(channel, command) {
+                rest.end(command, false);
+                channel.send(&Message::Exited(code));
+                return Ok(code);
+            }
+        }
+        if ready[1] {
+            match channel.receive() {
+                Ok(Some(received)) => {
+                    if let Message::Signal { signal, group } = received.message {
+                        deliver(process, command, signal, group);
+                    }
+                }
+                // d-enter is gone: so is the container.
+                _ => {
+                    rest.end(command, true);
+                    return Ok(137);
+                }
+            }
+        }
+    }
+}
+
+/// Passes a signal on; SIGTERM becomes the image's StopSignal.
+fn deliver(process: &Process, command: Pid, signal: i32, group: bool) {
+    let number = if signal == Signal::TERM.as_raw() { process.stop_signal } else { signal };
+    sys::send_signal(command.as_raw_nonzero().get(), number, group);
+}
+
+/// Reaps every child that has ended; the exit code once it is the command that has.
+fn reap(channel: &Channel, command: Pid) -> Option<u8> {
+    let mut code = None;
+    let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+    while let Ok(Some((pid, status))) = rustix::process::wait(options) {
+        if pid != command {
+            continue;
+        }
+        match status.stopping_signal() {
+            Some(signal) => channel.send(&Message::Stopped(signal)),
+            None => code = Some(status_code(status)),
+        }
+    }
+    code
+}
+
+/// 128+N for a signal, as shells have it.
+pub fn status_code(status: WaitStatus) -> u8 {
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (_, Some(signal)) => 128 + signal,
+        _ => 125,
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
