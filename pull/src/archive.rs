@@ -92,6 +92,14 @@ impl<W: Write> Archive<W> {
         Ok(self.out)
     }
 
+    /// Adds a folder: some readers would make a missing one with an owner that they may not give.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn folder(&mut self, name: &str) -> Result<()> {
+        self.write(&header(name, 0, b'5', self.mtime))
+    }
+
     fn header(&mut self, name: &str, size: u64) -> Result<()> {
         if name.len() > MAX_NAME {
             // Only sha512's names are that long (pax(1), "path").
@@ -125,7 +133,7 @@ fn header(name: &str, size: u64, kind: u8, mtime: u64) -> [u8; BLOCK] {
     let mut h = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, name.as_bytes());
-    put(100, b"0000644\0");
+    put(100, if kind == b'5' { b"0000755\0" } else { b"0000644\0" });
     put(108, b"0000000\0");
     put(116, b"0000000\0");
     if size <= MAX_OCTAL {

@@ -67,7 +67,8 @@ fn cache(context: &Context) -> Row {
     let row = match (writable, free(there)) {
         (Ok(()), free) => row("cache", format!("{}, {free} free", path.display())),
         (Err(e), _) => {
-            let found = format!("{} cannot be written: {}", there.display(), std::io::Error::from(e));
+            let found =
+                format!("{} cannot be written: {}", there.display(), d_common::report::errno_text(e.raw_os_error()));
             lacks("cache", found, "choose another folder with --cache or D_CACHE")
         }
     };

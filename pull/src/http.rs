@@ -277,8 +277,10 @@ fn trouble(error: &reqwest::Error, url: &Url) -> Trouble {
 
 /// The TLS error in a cause, which an `io::Error` may wrap without naming it as its source.
 fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let inner = cause.downcast_ref::<io::Error>().and_then(|e| e.get_ref());
-    cause.downcast_ref().or_else(|| inner?.downcast_ref())
+    match cause.downcast_ref::<io::Error>() {
+        Some(wrapper) => tls_error(wrapper.get_ref()?),
+        None => cause.downcast_ref(),
+    }
 }
 
 /// The error of a body that ended early or went silent.

@@ -1,6 +1,7 @@
 //! One image into the cache: find it, claim what it needs, fetch what is missing, name it; and on the way, if asked for,
 //! into an archive.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -176,6 +177,12 @@ fn write_archive(
     index.set(entry);
     archive.file("oci-layout", crate::cache::OCI_LAYOUT)?;
     archive.file("index.json", index.to_string().as_bytes())?;
+    archive.folder("blobs/")?;
+    let digests = std::iter::once(&entry.manifest.digest).chain(blobs.iter().map(|b| &b.digest));
+    let algorithms: BTreeSet<&str> = digests.map(|d| d.algorithm().name()).collect();
+    for algorithm in algorithms {
+        archive.folder(&format!("blobs/{algorithm}/"))?;
+    }
     archive.file(&member_name(&entry.manifest), &image.manifest.bytes)?;
     for (blob, growth) in blobs.iter().zip(growths) {
         archive.blob(blob, growth)?;

@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Error, Result};
 use d_common::digest::Digest;
-use d_common::exit::{Exit, OrExit, failure};
+use d_common::exit::{Exit, OrExit, caused, failure};
 use d_common::fail;
 use d_common::image::media;
 use reqwest::blocking::Response;
@@ -77,11 +77,8 @@ impl<'a> Repository<'a> {
             Ok(Answer { bytes, media_type, digest })
         })?;
         if !head {
-            check_digests(version, &answer).with_context(|| {
-                failure(
-                    Exit::Data,
-                    format!("the manifest of {}{} is not what it should be", self.source.name(), colon(version)),
-                )
+            check_digests(version, &answer).or_exit(Exit::Data, || {
+                format!("the manifest of {}{} is not what it should be", self.source.name(), colon(version))
             })?;
         }
         Ok(answer)
@@ -170,7 +167,7 @@ impl<'a> Repository<'a> {
             StatusCode::UNAUTHORIZED => self.auth.denied().into(),
             StatusCode::FORBIDDEN => {
                 let said = registry_message(response);
-                self.auth.denied().context(failure(Exit::NotAllowed, format!("{what} is refused{said}"))).into()
+                caused(Exit::NotAllowed, format_args!("{what} is refused{said}"), self.auth.denied()).into()
             }
             StatusCode::NOT_FOUND => {
                 let status = words(response.status());
