@@ -1,1 +1,46 @@
 //! d-pull(1): references, tokens, credentials, retries, the cache; against docker-registry and misbehaving servers.
+
+#[path = "pull/auth.rs"]
+mod auth;
+#[path = "pull/cache.rs"]
+mod cache;
+#[path = "pull/content.rs"]
+mod content;
+#[path = "pull/options.rs"]
+mod options;
+#[path = "pull/real.rs"]
+mod real;
+#[path = "pull/transport.rs"]
+mod transport;
+
+use std::path::PathBuf;
+
+use d_common::digest::Digest;
+use d_tests::image::Image;
+
+/// Bytes that look random and are always the same.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}
+
+/// An image with one layer of noise for each length; d-pull does not look into layers.
+fn image(layers: &[usize]) -> Image {
+    layers.iter().zip(1..).fold(Image::new(), |image, (len, seed)| image.layer(noise(*len, seed)))
+}
+
+/// The digest of an image's manifest.
+fn manifest_of(image: &Image) -> Digest {
+    image.blobs().pop().expect("the manifest").0
+}
+
+/// Where a scratch folder's cache keeps a blob.
+fn blob(scratch: &d_tests::Scratch, digest: &Digest) -> PathBuf {
+    scratch.cache().join(digest.blob_path())
+}

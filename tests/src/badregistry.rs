@@ -43,6 +43,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Cuts the connection after that many bytes of the body.
     pub cut: Option<usize>,
+    /// Whether the body's length is announced; else its end is that of the connection.
+    pub announced: bool,
     /// Stalls for so long before the body (and before the cut).
     pub stall: Duration,
 }
@@ -50,7 +52,7 @@ pub struct Response {
 impl Response {
     /// An empty answer with a status.
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, stall: Duration::ZERO }
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, announced: true, stall: Duration::ZERO }
     }
 
     /// 200 with a body.
@@ -67,6 +69,13 @@ impl Response {
     /// Cuts the connection after that many bytes of the body.
     pub fn cut(mut self, after: usize) -> Self {
         self.cut = Some(after);
+        self
+    }
+
+    /// Sends no Content-Length, and ends the body by closing the connection.
+    pub fn unannounced(mut self) -> Self {
+        self.announced = false;
+        self.cut = Some(self.body.len());
         self
     }
 
@@ -148,7 +157,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &Handler) -> st
         for (name, value) in &response.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        if !response.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("content-length")) {
+        if response.announced && !response.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("content-length")) {
             head += &format!("Content-Length: {}\r\n", response.body.len());
         }
         stream.write_all((head + "\r\n").as_bytes())?;

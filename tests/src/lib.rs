@@ -19,6 +19,7 @@ pub mod image;
 mod registry;
 mod running;
 mod scratch;
+pub mod store;
 pub mod tar;
 mod wait;
 

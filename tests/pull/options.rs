@@ -1,0 +1,206 @@
+//! Lock files, tags, raw documents, mirrors, progress, and wrong usage.
+
+use std::fs;
+use std::time::{Duration, UNIX_EPOCH};
+
+use d_common::digest::Digest;
+use d_tests::badregistry::{BadRegistry, Response};
+use d_tests::store::Store;
+use d_tests::{Scratch, run};
+
+use crate::{image, manifest_of};
+
+fn serve(store: Store) -> BadRegistry {
+    BadRegistry::start(move |r| store.answer(r))
+}
+
+#[test]
+fn wrong_usage_is_64_and_one_line() {
+    let scratch = Scratch::new();
+    for args in [
+        &[][..],
+        &[""],
+        &["."],
+        &["./x"],
+        &["/x"],
+        &["Alpine"],
+        &["a:b:c"],
+        &["alpine", ""],
+        &["--no-such-option"],
+        &["--plat", "linux/amd64", "alpine"],
+        &["--platform", "amd64", "alpine"],
+        &["-j", "0", "alpine"],
+        &["--pull", "sometimes", "alpine"],
+        &["--list", "alpine"],
+        &["alpine", "debian", "-o", "x"],
+    ] {
+        scratch.run(["d-pull"]).args(args).fails(64).prints("");
+    }
+    scratch.run(["d-pull", "./x"]).fails(64).err_has(r#"d-unpack "$(d-pull REF)" DIR"#);
+    scratch.run(["d-pull", ""]).fails(64).err_has("REF is empty: the command that should print it failed");
+    scratch.run(["d-pull", "alpine"]).env("D_PLATFORM", "nonsense").fails(64).err_has("D_PLATFORM");
+    scratch.run(["d-pull", "--help"]).ok().silent().out_has("--write-lock");
+    scratch.run(["d-pull", "--version"]).ok().out_has("d-pull 0");
+    scratch.run(["d-pull", "--completions", "bash"]).ok().out_has("--write-lock");
+    assert_eq!(scratch.names("cache"), [""; 0]);
+}
+
+#[test]
+fn lock_files_pin_images() {
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100])).image("b", &image(&[200]))));
+    let (a, b) = (bad.image("x:latest"), bad.image("x:b"));
+    let paths = scratch.run(["d-pull", "--write-lock", "images.lock", &a, &b]).ok().out();
+    let lock = fs::read_to_string(scratch.join("images.lock")).unwrap();
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let line = |name: &str, image| format!("{name} linux/{arch} {}\n", manifest_of(&image));
+    assert_eq!(lock, line(&a, image(&[100])) + &line(&b, image(&[200])));
+    let old = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    fs::File::open(scratch.join("images.lock")).unwrap().set_modified(old).unwrap();
+    scratch.run(["d-pull", "--write-lock", "images.lock", &a, &b]).ok();
+    assert_eq!(fs::metadata(scratch.join("images.lock")).unwrap().modified().unwrap(), old);
+    // A failure leaves the file as it was.
+    scratch.run(["d-pull", "--write-lock", "images.lock", &a, &bad.image("x:none")]).code(66);
+    assert_eq!(fs::read_to_string(scratch.join("images.lock")).unwrap(), lock);
+
+    // Whatever the tags are by now.
+    let moved = serve(Store::of(&image(&[300])).image("b", &image(&[200])).image("old", &image(&[100])));
+    scratch.write("moved.lock", lock.replace(&bad.host(), &moved.host()));
+    scratch.run(["d-pull", "--cache", "new", "--locked", "moved.lock"]).ok();
+    assert_eq!(moved.count("manifests/latest"), 0);
+    drop(bad);
+    scratch.run(["d-pull", "--locked", "images.lock"]).ok().prints(&paths);
+    scratch.run(["d-pull", "--locked", "images.lock", &b]).ok().prints(paths.lines().last().unwrap());
+    scratch.run(["d-pull", "--locked", "images.lock", "alpine"]).fails(66).err_has("images.lock");
+    scratch.run(["d-pull", "--locked", "none.lock"]).fails(66);
+    scratch.write("bad.lock", "alpine latest\n");
+    scratch.run(["d-pull", "--locked", "bad.lock"]).fails(65).err_has("bad.lock:1");
+}
+
+#[test]
+fn tags_come_page_by_page() {
+    let bad = BadRegistry::start(|r| {
+        let host = r.header("host").unwrap_or_default();
+        match r.path.as_str() {
+            "/v2/" => Response::ok("{}"),
+            "/v2/a/b/tags/list" => Response::ok(r#"{"name":"a/b","tags":["1","2"]}"#)
+                .header("Link", "</v2/a/b/tags/list?last=2&n=2>; rel=\"next\""),
+            "/v2/a/b/tags/list?last=2&n=2" => Response::ok(r#"{"tags":["3\u001b[1m"]}"#)
+                .header("Link", &format!("<http://{host}/v2/a/b/tags/list?last=3&n=2>; rel=next")),
+            "/v2/a/b/tags/list?last=3&n=2" => Response::ok(r#"{"tags":null}"#),
+            "/v2/loop/tags/list" => Response::ok(r#"{"tags":[]}"#).header("Link", "</v2/loop/tags/list?x>; rel=next"),
+            "/v2/loop/tags/list?x" => Response::ok(r#"{"tags":[]}"#).header("Link", "</v2/loop/tags/list?x>; rel=next"),
+            "/v2/broken/tags/list" => Response::ok("[]"),
+            _ => Response::status(404),
+        }
+    });
+    let scratch = Scratch::new();
+    scratch.run(["d-pull", "--list-tags", &bad.image("a/b")]).ok().prints("1\n2\n3?[1m");
+    scratch.run(["d-pull", "--list-tags", "-0", &bad.image("a/b:tag")]).ok().prints("1\x002\x003?[1m\0");
+    scratch.run(["d-pull", "--list-tags", "--json", &bad.image("a/b")]).ok().out_has(r#""tag":"1"}"#);
+    scratch.run(["d-pull", "--list-tags", &bad.image("loop")]).fails(76);
+    scratch.run(["d-pull", "--list-tags", &bad.image("broken")]).fails(76);
+    scratch.run(["d-pull", "--list-tags", &bad.image("none")]).fails(66);
+    assert_eq!(scratch.names("cache"), [""; 0]);
+}
+
+#[test]
+fn documents_are_printed_as_they_are() {
+    let image = image(&[100_000]);
+    let blobs = image.blobs();
+    let (config, manifest) = (&blobs[1].1, &blobs[2]);
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image)));
+    let name = bad.image("x");
+    scratch.run(["d-pull", "--digest", &name]).ok().prints(&manifest.0.to_string());
+    assert_eq!(&scratch.run(["d-pull", "--manifest", &name]).ok().stdout, &manifest.1);
+    assert_eq!(&scratch.run(["d-pull", "--config", &name]).ok().stdout, config);
+    assert_eq!(scratch.names("cache"), [""; 0], "nothing is pulled");
+    assert_eq!(bad.count(&blobs[0].0.to_string()), 0);
+    scratch.run(["d-pull", "--offline", "--digest", &name]).fails(66);
+    scratch.run(["d-pull", &name]).ok();
+    for option in ["--digest", "--manifest", "--config"] {
+        let online = scratch.run(["d-pull", option, &name]).ok().stdout;
+        assert_eq!(scratch.run(["d-pull", "--offline", option, &name]).ok().stdout, online);
+    }
+}
+
+#[test]
+fn mirrors_are_asked_first_and_may_fail() {
+    let store = Store::of(&image(&[100])).image("extra", &image(&[100, 200]));
+    let (origin, mirror, broken) = (serve(store.clone()), serve(Store::of(&image(&[100]))), serve(Store::new()));
+    let name = origin.image("a/x");
+    let scratch = Scratch::new();
+    scratch.run(["d-pull", "--mirror", &format!("{}/cache", mirror.host()), &name]).ok().silent();
+    assert!(origin.requests().is_empty());
+    assert!(mirror.count("/v2/cache/a/x/blobs/") > 0);
+    scratch.run(["d-pull", "--list"]).ok().out_has(&format!("{name}:latest "));
+    // What it has not comes from the registry itself.
+    let done = scratch.run(["d-pull", "--cache", "2", "--mirror", &broken.host(), "--mirror", &mirror.host()]);
+    done.arg(origin.image("a/x:extra")).ok().err_has("trying the next source");
+    assert!(origin.count("/blobs/") > 0);
+
+    let conf = |text: &str| scratch.write("home/.config/containers/registries.conf", text);
+    conf(&format!(
+        "[[registry]]\nprefix = \"example.invalid/team\"\nlocation = \"{}/a\"\n[[registry.mirror]]\nlocation = \"{}/m\"\n",
+        origin.host(),
+        mirror.host()
+    ));
+    scratch.run(["d-pull", "--cache", "3", "example.invalid/team/x"]).ok();
+    assert!(mirror.count("/v2/m/x/manifests/") > 0);
+    scratch.run(["d-pull", "--cache", "3", "--list"]).ok().out_has("example.invalid/team/x:latest ");
+    conf("[[registry]]\nlocation = \"example.invalid\"\nblocked = true\n");
+    scratch.run(["d-pull", "example.invalid/x"]).fails(77).err_has("blocked by");
+    conf("rubbish");
+    scratch.run(["d-pull", &name]).fails(65).err_has("registries.conf");
+}
+
+#[test]
+fn progress_is_on_stderr_and_as_asked_for() {
+    let bad = serve(Store::of(&image(&[100_000])));
+    let layer = Digest::of(&crate::noise(100_000, 1)).to_string();
+    let pull = |args: &[&str]| {
+        let scratch = Scratch::new();
+        let done = scratch.run(["d-pull", &bad.image("x")]).args(args).ok();
+        assert_eq!(done.out().lines().count(), 1, "{done}");
+        done
+    };
+    pull(&[]).silent();
+    pull(&["--progress=none"]).silent();
+    pull(&["-q", "--progress=plain"]).silent();
+    let plain = pull(&["--progress", "plain"]);
+    assert_eq!(plain.err().lines().filter(|l| l.contains(&layer)).count(), 1, "{plain}");
+    let json = pull(&["--progress=json"]);
+    for line in json.err().lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert!(value["blob"].is_string() && value["current"].is_u64() && value["total"].is_u64());
+    }
+    json.err_has(&format!(r#"{{"blob":"{layer}","status":"done","current":100000,"total":100000}}"#));
+}
+
+#[test]
+fn check_reports_and_says_what_to_do() {
+    let scratch = Scratch::new();
+    scratch.run(["d-pull", "--check"]).ok().out_has("cache");
+    let done = scratch.run(["d-pull", "--check", "--json"]).ok();
+    for line in done.out().lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(value["check"].is_string() && value["ok"].is_boolean());
+    }
+    scratch.run(["d-pull", "--check", "--cache", "/proc/x"]).fails(69).out_has("remedy: ");
+}
+
+#[test]
+fn a_cached_image_costs_no_tls_client() {
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
+    scratch.run(["d-pull", &bad.image("x")]).ok();
+    let trace = scratch.join("trace");
+    run(["strace", "-f", "-o"])
+        .arg(&trace)
+        .arg(d_tests::bin("d-pull"))
+        .args(["--offline", &bad.image("x"), "--cache"])
+        .arg(scratch.cache())
+        .ok();
+    let trace = fs::read_to_string(trace).unwrap();
+    for what in ["ca-certificates.crt", "clone", "socket("] {
+        assert!(!trace.contains(what), "{what} in\n{trace}");
+    }
+}
