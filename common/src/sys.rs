@@ -301,6 +301,12 @@ pub fn next_signal(fd: impl AsFd) -> io::Result<Option<SignalInfo>> {
     }
 }
 
+/// Gives `signal` its default action.
+pub fn default_signal(signal: i32) {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// Gives every signal its default action, but those in `keep_ignored`, and blocks none: what an exec'd command expects.
 ///
 /// # Errors

@@ -132,34 +132,35 @@ impl Capabilities {
     }
 }
 
-/// Takes all but `keep` out of the bounding set. This needs CAP_SETPCAP, so it comes before [`set`].
+fn one(number: u32) -> CapabilitySet {
+    CapabilitySet::from_bits_retain(1 << number)
+}
+
+/// Takes all but `keep` out of the bounding set, and tells which capabilities this kernel knows. This needs CAP_SETPCAP, so it
+/// comes before [`set`].
 ///
 /// # Errors
 /// [`Exit::Enter`].
-pub fn limit_bounding(keep: u64) -> Result<()> {
-    for number in 0..63u32 {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if keep & (1 << number) != 0 {
-            continue;
-        }
-        // EINVAL: beyond the last one that this kernel has.
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            Err(rustix::io::Errno::INVAL) => break,
-            result => {
-                result.or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?;
-            }
+pub fn limit_bounding(keep: u64) -> Result<u64> {
+    let mut known = 0;
+    for number in 0..63 {
+        // EINVAL: beyond the last one.
+        let Ok(held) = rustix::thread::capability_is_in_bounding_set(one(number)) else { break };
+        known |= 1 << number;
+        if held && keep & (1 << number) == 0 {
+            rustix::thread::remove_capability_from_bounding_set(one(number))
+                .or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?;
         }
     }
-    Ok(())
+    Ok(known)
 }
 
-/// Sets permitted, effective, inheritable and ambient, and reads effective and bounding back: what the kernel does not
-/// confirm is not run.
+/// Sets permitted, effective, inheritable and ambient, as far as they are `known` here, and reads effective and bounding back:
+/// what the kernel does not confirm is not run.
 ///
 /// # Errors
 /// [`Exit::Enter`] when the kernel refuses or shows something else than was asked for.
-pub fn set(wanted: &Capabilities) -> Result<()> {
-    let known = last_known();
+pub fn set(wanted: &Capabilities, known: u64) -> Result<()> {
     let caps = |bits: u64| CapabilitySet::from_bits_retain(bits & known);
     let sets = CapabilitySets {
         effective: caps(wanted.effective),
@@ -168,37 +169,22 @@ pub fn set(wanted: &Capabilities) -> Result<()> {
     };
     rustix::thread::set_capabilities(None, sets).or_exit(Exit::Enter, || "cannot set the capabilities")?;
     rustix::thread::clear_ambient_capability_set().or_exit(Exit::Enter, || "cannot clear the ambient capabilities")?;
-    for number in (0..64).filter(|n| wanted.ambient & known & (1u64 << n) != 0) {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        rustix::thread::configure_capability_in_ambient_set(capability, true)
+    for number in (0..63).filter(|n| wanted.ambient & known & (1u64 << n) != 0) {
+        rustix::thread::configure_capability_in_ambient_set(one(number), true)
             .or_exit(Exit::Enter, || format!("cannot make capability {number} ambient"))?;
     }
     let now = rustix::thread::capabilities(None).or_exit(Exit::Enter, || "cannot read the capabilities")?;
-    let bounding = bounding();
-    if now.effective.bits() != wanted.effective & known || bounding & !wanted.bounding != 0 {
+    let held = |n: &u32| rustix::thread::capability_is_in_bounding_set(one(*n)).unwrap_or(true);
+    let excess = (0..63).filter(|n| known & !wanted.bounding & (1u64 << n) != 0).any(|n| held(&n));
+    if now.effective.bits() != wanted.effective & known || excess {
         fail!(
             Exit::Enter,
-            "the kernel shows other capabilities than were set: effective {:x}, bounding {bounding:x}",
-            now.effective.bits()
+            "the kernel shows other capabilities than were set: effective {:x}, not {:x}",
+            now.effective.bits(),
+            wanted.effective & known
         );
     }
     Ok(())
-}
-
-/// The bounding set of this process.
-fn bounding() -> u64 {
-    let has = |n: &u32| {
-        let capability = CapabilitySet::from_bits_retain(1 << n);
-        rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false)
-    };
-    (0..63).filter(has).fold(0, |set, n| set | 1 << n)
-}
-
-/// The capabilities that this kernel knows, as a mask: it refuses others.
-fn last_known() -> u64 {
-    let known =
-        |n: &u32| rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << n)).is_ok();
-    (0..63).take_while(known).fold(0, |set, n| set | 1 << n)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use anyhow::Result;
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::fail;
 use d_common::layout::{MAX_JSON, read_bounded};
-use d_common::sys::{self, BpfInstruction};
+use d_common::sys::{self, BpfInstruction, SignalSet};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -99,7 +99,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
 
-    capabilities::limit_bounding(process.capabilities.bounding)?;
+    let known = capabilities::limit_bounding(process.capabilities.bounding)?;
     let install = |filter: &[BpfInstruction]| {
         if filter.is_empty() {
             return Ok(());
@@ -107,7 +107,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
         sys::install_seccomp_filter(filter).or_exit(Exit::Enter, || "cannot install a system call filter")
     };
     install(&start.filters.base)?;
-    capabilities::set(&process.capabilities)?;
+    capabilities::set(&process.capabilities, known)?;
     if process.no_new_privs {
         rustix::thread::set_no_new_privs(true).or_exit(Exit::Enter, || "cannot set no_new_privs")?;
     }
@@ -118,7 +118,9 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
     keep.extend(starting.as_ref().map(AsRawFd::as_raw_fd));
     sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
     start.channel.send(&Message::Command);
-    sys::reset_signals(&start.ignored).or_exit(Exit::Enter, || "cannot reset the signals")?;
+    // Of what this program changed, exec undoes the handlers; what the caller ignored (nohup's SIGHUP) stays so.
+    sys::default_signal(Signal::PIPE.as_raw());
+    SignalSet::empty().block().or_exit(Exit::Enter, || "cannot unblock the signals")?;
     Err(exec(process))
 }
 

@@ -34,8 +34,6 @@ pub struct Start<'a> {
     pub channel: Channel,
     /// How the container's terminal looks at first: the caller's settings and size.
     pub look: Option<Look>,
-    /// Signals that stay ignored (nohup's).
-    pub ignored: Vec<i32>,
     /// The system call filters, in the order they are installed.
     pub filters: &'a command::Filters,
     /// A descriptor to wait on before the command is executed.

@@ -78,7 +78,8 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     }
     let _locks = lock(plan)?;
     let (channel, childs) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
-    let ignored: Vec<i32> = sys::ignored_signals().into_iter().filter(|s| *s != 13).collect();
+    // A caller that ignores it would have the kernel reap our children.
+    sys::default_signal(Signal::CHILD.as_raw());
     // Blocked before the clone: none may be lost between the two.
     let signals = SignalSet::all();
     signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
@@ -88,7 +89,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     let (pid, pidfd) = match fork.or_exit(Exit::Enter, || "cannot make the namespaces")? {
         Fork::Child => {
             drop(channel);
-            init::run(plan, Start { channel: childs, look, ignored, filters, block: descriptors.block.as_ref() })
+            init::run(plan, Start { channel: childs, look, filters, block: descriptors.block.as_ref() })
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };

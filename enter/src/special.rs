@@ -196,11 +196,16 @@ pub fn protect(plan: &Plan, proc: Option<&OwnedFd>, sys: &OwnedFd, devices: &Dev
         (_, Some(rest)) => find_on(sys, rest),
         _ => None,
     };
+    // One empty directory hides them all: a tmpfs of its own for each would cost more than everything else here.
+    let mut empty: Option<OwnedFd> = None;
     for path in &plan.masked {
         let Some(target) = find(path) else { continue };
-        let hide = || -> io::Result<()> {
+        let mut hide = || -> io::Result<()> {
             if is_dir(&target)? {
-                return attach(&new_tmpfs(0o755, Some(0), READONLY)?, &target);
+                if let Some(empty) = &empty {
+                    return attach(&clone_tree(empty, Path::new(""))?, &target);
+                }
+                return attach(empty.insert(new_tmpfs(0o755, Some(4096), READONLY)?), &target);
             }
             match devices.null() {
                 Some(null) => attach(&clone_tree(null, Path::new(""))?, &target),
