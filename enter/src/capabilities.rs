@@ -75,14 +75,18 @@ const DEFAULT: [&str; 14] = [
 /// Every capability that this program knows, as a bit mask.
 const ALL: u64 = (1 << NAMES.len()) - 1;
 
-/// The four sets of the command, as bit masks by capability number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The sets of the command, as bit masks by capability number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
     /// The most that any program inside can gain.
     pub bounding: u64,
-    /// Permitted and effective.
+    /// What it may make effective.
+    pub permitted: u64,
+    /// What it has.
     pub effective: u64,
-    /// Inheritable and ambient.
+    /// What programs with the same in their file keep over exec.
+    pub inheritable: u64,
+    /// What every program keeps over exec.
     pub ambient: u64,
 }
 
@@ -97,10 +101,25 @@ fn bit(name: &str) -> Result<u64> {
     }
 }
 
+/// The set of some names.
+///
+/// # Errors
+/// [`Exit::Enter`] for one that is not known.
+pub fn mask(names: &[String]) -> Result<u64> {
+    names.iter().try_fold(0, |set, name| bit(name).map(|b| set | b))
+}
+
 /// The names in a set.
 pub fn names(set: u64) -> Vec<String> {
     let has = |(number, _): &(usize, &&str)| set & (1 << number) != 0;
     NAMES.iter().enumerate().filter(has).map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
+/// Whether `ALL` is among some names, and the set of the others.
+fn named(names: &[String]) -> Result<(bool, u64)> {
+    let all = names.iter().any(|n| bit(n).is_ok_and(|b| b == ALL));
+    let single: Vec<String> = names.iter().filter(|n| bit(n).map_or(true, |b| b != ALL)).cloned().collect();
+    Ok((all, mask(&single)?))
 }
 
 impl Capabilities {
@@ -109,12 +128,6 @@ impl Capabilities {
     /// # Errors
     /// [`Exit::Enter`] for an unknown name.
     pub fn decide(uid: u32, add: &[String], drop: &[String]) -> Result<Self> {
-        let mask = |names: &[String]| names.iter().try_fold(0, |set, name| bit(name).map(|b| set | b));
-        let named = |names: &[String]| -> Result<(bool, u64)> {
-            let all = names.iter().any(|n| bit(n).is_ok_and(|b| b == ALL));
-            let single: Vec<String> = names.iter().filter(|n| bit(n).map_or(true, |b| b != ALL)).cloned().collect();
-            Ok((all, mask(&single)?))
-        };
         let ((add_all, added), (drop_all, dropped)) = (named(add)?, named(drop)?);
         let default = DEFAULT.iter().try_fold(0, |set, name| bit(name).map(|b| set | b))?;
         let base = match (add_all, drop_all) {
@@ -125,9 +138,27 @@ impl Capabilities {
         let bounding = (base | added) & !dropped;
         let by_name = (if add_all { ALL } else { 0 } | added) & !dropped;
         Ok(if uid == 0 {
-            Self { bounding, effective: bounding, ambient: 0 }
+            Self { bounding, permitted: bounding, effective: bounding, inheritable: 0, ambient: 0 }
         } else {
-            Self { bounding, effective: by_name, ambient: by_name }
+            Self { bounding, permitted: by_name, effective: by_name, inheritable: by_name, ambient: by_name }
+        })
+    }
+
+    /// These sets with `--cap-add` and `--cap-drop` over them, in the same order; a user that is not 0 keeps what was added.
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] for an unknown name.
+    pub fn with(self, uid: u32, add: &[String], drop: &[String]) -> Result<Self> {
+        let ((add_all, added), (drop_all, dropped)) = (named(add)?, named(drop)?);
+        let base = if drop_all { Self::default() } else { self };
+        let added = if add_all { ALL } else { added };
+        let kept = if uid == 0 { 0 } else { added };
+        Ok(Self {
+            bounding: (base.bounding | added) & !dropped,
+            permitted: (base.permitted | added) & !dropped,
+            effective: (base.effective | added) & !dropped,
+            inheritable: (base.inheritable | kept) & !dropped,
+            ambient: (base.ambient | kept) & !dropped,
         })
     }
 }
@@ -164,8 +195,8 @@ pub fn set(wanted: &Capabilities, known: u64) -> Result<()> {
     let caps = |bits: u64| CapabilitySet::from_bits_retain(bits & known);
     let sets = CapabilitySets {
         effective: caps(wanted.effective),
-        permitted: caps(wanted.effective),
-        inheritable: caps(wanted.ambient),
+        permitted: caps(wanted.permitted),
+        inheritable: caps(wanted.inheritable),
     };
     rustix::thread::set_capabilities(None, sets).or_exit(Exit::Enter, || "cannot set the capabilities")?;
     rustix::thread::clear_ambient_capability_set().or_exit(Exit::Enter, || "cannot clear the ambient capabilities")?;
@@ -215,6 +246,9 @@ mod tests {
         let c = Capabilities::decide(5, &list(&["NET_RAW"]), &[]).unwrap();
         assert_eq!((c.effective, c.ambient), (1 << 13, 1 << 13));
         assert!(Capabilities::decide(0, &list(&["NET_RWA"]), &[]).is_err());
+        let c = c.with(0, &list(&["KILL"]), &list(&["net_raw"])).unwrap();
+        assert_eq!((c.permitted, c.ambient), (1 << 5, 0));
+        assert_eq!(c.with(5, &list(&["KILL"]), &list(&["ALL"])).unwrap().ambient, 1 << 5);
         assert_eq!(names(1 << 13 | 1), ["CAP_CHOWN", "CAP_NET_RAW"]);
     }
 }

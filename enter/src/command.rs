@@ -39,23 +39,7 @@ impl Filters {
     /// # Errors
     /// [`Exit::Enter`] for a profile that cannot be read or understood.
     pub fn build(plan: &Plan) -> Result<Self> {
-        let profile = match &plan.seccomp {
-            Seccomp::None => None,
-            Seccomp::Default => {
-                Some(Profile::builtin().or_exit(Exit::Enter, || "cannot use the built-in seccomp profile")?)
-            }
-            Seccomp::File(path) => {
-                let shown = path.display();
-                let text = fs::File::open(path).and_then(|file| read_bounded(file, MAX_JSON));
-                let text = text.or_exit(Exit::Enter, || format!("cannot read the seccomp profile {shown}"))?;
-                let text = String::from_utf8_lossy(&text);
-                Some(
-                    Profile::from_json(&text)
-                        .or_exit(Exit::Enter, || format!("cannot use the seccomp profile {shown}"))?,
-                )
-            }
-        };
-        let base = match profile {
+        let base = match profile(&plan.seccomp)? {
             Some(profile) => profile.compile(plan.process.capabilities.bounding, kernel_version())?,
             None => Vec::new(),
         };
@@ -63,8 +47,31 @@ impl Filters {
     }
 }
 
+/// The profile that a plan names; `None` for none.
+///
+/// # Errors
+/// [`Exit::Enter`] for one that cannot be read or understood.
+pub fn profile(seccomp: &Seccomp) -> Result<Option<Profile>> {
+    let parse = |text: &str, shown: &str| {
+        Profile::from_json(text).or_exit(Exit::Enter, || format!("cannot use the seccomp profile {shown}")).map(Some)
+    };
+    match seccomp {
+        Seccomp::None => Ok(None),
+        Seccomp::Default => {
+            Profile::builtin().or_exit(Exit::Enter, || "cannot use the built-in seccomp profile").map(Some)
+        }
+        Seccomp::File(path) => {
+            let shown = path.display().to_string();
+            let text = fs::File::open(path).and_then(|file| read_bounded(file, MAX_JSON));
+            let text = text.or_exit(Exit::Enter, || format!("cannot read the seccomp profile {shown}"))?;
+            parse(&String::from_utf8_lossy(&text), &shown)
+        }
+        Seccomp::Oci(text) => parse(text, "of config.json: linux.seccomp"),
+    }
+}
+
 /// The kernel's major and minor version.
-fn kernel_version() -> (u32, u32) {
+pub fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));

@@ -12,6 +12,7 @@ use d_common::fail;
 use serde_json::{Map, Value};
 
 use crate::args::{Args, MountArg, Outcome, after_none};
+use crate::oci::bundle::{self, Bundle};
 
 /// Keys that make sense for one call only: an error in a file.
 const CALL_ONLY: [&str; 11] = [
@@ -58,8 +59,8 @@ pub struct Config {
     pub docker: Docker,
     /// The lower-case keys.
     pub options: Args,
-    /// Whether it is an OCI runtime bundle's config instead.
-    pub is_oci: bool,
+    /// What else it says, if it is an OCI runtime bundle's.
+    pub bundle: Option<Bundle>,
 }
 
 impl Config {
@@ -72,11 +73,11 @@ impl Config {
             Ok(json) => json,
             Err(e) => fail!(Exit::Enter, "config.json is no JSON: {e}"),
         };
-        let Value::Object(keys) = json else { fail!(Exit::Enter, "config.json is no JSON object") };
-        if keys.contains_key("ociVersion") {
-            return Ok(Self { is_oci: true, ..Self::default() });
+        if json.get("ociVersion").is_some() {
+            return bundle::read(&json);
         }
-        Ok(Self { docker: docker_keys(&keys)?, options: option_keys(&keys)?, is_oci: false })
+        let Value::Object(keys) = json else { fail!(Exit::Enter, "config.json is no JSON object") };
+        Ok(Self { docker: docker_keys(&keys)?, options: option_keys(&keys)?, bundle: None })
     }
 }
 
@@ -337,6 +338,6 @@ mod tests {
 
     #[test]
     fn an_oci_config_is_recognised() {
-        assert!(parse(r#"{"ociVersion":"1.0.2","process":{}}"#).is_oci);
+        assert!(parse(r#"{"ociVersion":"1.0.2","process":{},"root":{"path":"rootfs"}}"#).bundle.is_some());
     }
 }

@@ -82,6 +82,7 @@ impl Directory {
         };
         let is_root = |dir: &Path| ["bin", "usr"].iter().any(|d| dir.join(d).symlink_metadata().is_ok());
         let filesystem = match &config {
+            Some(Config { bundle: Some(bundle), .. }) => Filesystem::Folder(absolute.join(&bundle.root)),
             Some(_) => filesystem(&absolute)?,
             None if is_root(&absolute) => Filesystem::Folder(absolute.clone()),
             None => fail!(Exit::Enter, "cannot enter {shown}: it has neither a config.json nor bin or usr"),

@@ -18,6 +18,7 @@ use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
 use crate::attend::{self, Rest};
 use crate::channel::{Channel, Message};
@@ -137,6 +138,10 @@ fn open_terminal(plan: &Plan, start: &Start<'_>, dev: &OwnedFd) -> Result<Option
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
         if let Some(look) = &start.look {
             look.apply(&slave)?;
+        }
+        if let Some((rows, columns)) = plan.console {
+            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&slave, size)?;
         }
         rustix::process::ioctl_tiocsctty(&slave)?;
         Ok((master, slave))

@@ -18,9 +18,11 @@ pub mod directory;
 pub mod env;
 pub mod init;
 pub mod launch;
+pub mod listed;
 pub mod mounts;
 pub mod netup;
 pub mod network;
+pub mod oci;
 pub mod overlay;
 pub mod paths;
 pub mod plan;
@@ -74,16 +76,29 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
         None => fail!(Exit::Enter, "no DIR given; see d-enter --help"),
     };
     let caller = Caller::read(&args, &directory.config.options)?;
+    if args.dry_run || args.print_oci {
+        let plan = Plan::decide(args.clone(), &directory, &caller, &userns::facts())?;
+        plan.warnings.iter().for_each(|warning| report.warn(warning));
+        let json = if args.dry_run { serde_json::to_value(&plan)? } else { oci::print(&plan, report)? };
+        print(&format!("{json:#}\n"));
+        return Ok(0);
+    }
+    enter(&args, &directory, &caller, &mut descriptors, report)
+}
+
+/// Decides and runs; once more with one fact more where newuidmap promised more than it could do.
+fn enter(
+    args: &Args,
+    directory: &Directory,
+    caller: &Caller,
+    descriptors: &mut Descriptors,
+    report: Report,
+) -> Result<u8> {
     let mut facts = userns::facts();
     loop {
-        let plan = Plan::decide(args.clone(), &directory, &caller, &facts)?;
+        let plan = Plan::decide(args.clone(), directory, caller, &facts)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));
-        if args.dry_run {
-            print(&format!("{:#}\n", serde_json::to_value(&plan)?));
-            return Ok(0);
-        }
-        match launch::run(&plan, &Filters::build(&plan)?, &mut descriptors, report) {
-            // newuidmap promised more than it could do: one fact more, and the decision is made again.
+        match launch::run(&plan, &Filters::build(&plan)?, descriptors, report) {
             Err(error) if exit_of(&error) == Exit::Unavailable && facts.helpers_missing.is_none() => {
                 facts.helpers_missing = Some(d_common::report::chain(&error));
             }

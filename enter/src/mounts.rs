@@ -65,9 +65,15 @@ pub fn new_filesystem(name: &CStr, options: &[(&str, &str)], flags: Flags) -> io
 
 /// A new tmpfs, detached, with the mode of its root.
 pub fn new_tmpfs(mode: u32, size: Option<u64>, flags: Flags) -> io::Result<OwnedFd> {
+    new_tmpfs_with(mode, size, &[], flags)
+}
+
+/// The same with further options (tmpfs(5)).
+pub fn new_tmpfs_with(mode: u32, size: Option<u64>, more: &[(String, String)], flags: Flags) -> io::Result<OwnedFd> {
     let (mode, size) = (format!("{mode:o}"), size.map(|s| s.to_string()));
     let mut options = vec![("mode", mode.as_str())];
     options.extend(size.as_deref().map(|s| ("size", s)));
+    options.extend(more.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     new_filesystem(c"tmpfs", &options, flags)
 }
 

@@ -25,14 +25,18 @@ const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 
 /// The masked and the read-only paths without those that `--unmask` names (`ALL` names every one).
 pub fn protected(unmask: &[String]) -> (Vec<String>, Vec<String>) {
-    let open = |path: &&&str| {
+    (without(&MASKED, unmask), without(&READONLY, unmask))
+}
+
+/// A list of paths without those that `--unmask` names.
+pub fn without(paths: &[impl AsRef<str>], unmask: &[String]) -> Vec<String> {
+    let open = |path: &str| {
         unmask
             .iter()
             .flat_map(|u| u.split([',', ':']))
-            .any(|u| u.eq_ignore_ascii_case("all") || u.trim_end_matches('/') == **path)
+            .any(|u| u.eq_ignore_ascii_case("all") || u.trim_end_matches('/') == path)
     };
-    let rest = |list: &[&str]| list.iter().filter(|p| !open(p)).map(|p| (*p).to_owned()).collect();
-    (rest(&MASKED), rest(&READONLY))
+    paths.iter().map(AsRef::as_ref).filter(|p| !open(p)).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

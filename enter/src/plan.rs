@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
-use d_common::idmap::{self, Facts, IdMap, MapChoice};
+use d_common::idmap::{self, Decision, Facts, IdMap, MapChoice};
 use d_common::sys;
 use serde::{Serialize, Serializer};
 
@@ -66,6 +66,8 @@ pub enum Seccomp {
     None,
     /// A profile in Docker's JSON.
     File(PathBuf),
+    /// The JSON text of an OCI bundle's `linux.seccomp`.
+    Oci(String),
 }
 
 /// Namespaces that the container shares with the caller.
@@ -118,6 +120,8 @@ pub struct Plan {
     pub shared: Shared,
     /// How /proc comes to be.
     pub proc: ProcMode,
+    /// d-enter's own mounts are made: /proc, /sys, /dev, and /tmp and /run as `tmpfs` says. An OCI bundle lists its own.
+    pub special: bool,
     /// /tmp and /run are tmpfs.
     pub tmpfs: bool,
     /// Volumes and other mounts, in order.
@@ -128,6 +132,8 @@ pub struct Plan {
     pub masked: Vec<String>,
     /// Paths that are read-only.
     pub readonly: Vec<String>,
+    /// Rows and columns of the container's terminal, where they are not the caller's terminal's.
+    pub console: Option<(u16, u16)>,
     /// d-enter itself runs in a container, which may forbid some of this.
     pub nested: bool,
     /// What the user should know, said once before the start.
@@ -149,8 +155,13 @@ impl Plan {
     pub fn decide(args: Args, dir: &Directory, caller: &Caller, facts: &Facts) -> Result<Self> {
         let docker = &dir.config.docker;
         let choice = map_choice(args.map, dir, caller, facts)?;
-        let asked_user = args.user.is_some() || dir.config.options.user.is_some();
-        let args = args.over(dir.config.options.clone());
+        let bundle = dir.config.bundle.as_ref();
+        let asked_user = args.user.is_some() || dir.config.options.user.is_some() || bundle.is_some();
+        let typed = match bundle {
+            Some(bundle) => bundle.check(args)?,
+            None => args,
+        };
+        let args = typed.clone().over(dir.config.options.clone());
 
         let user = match () {
             () if args.fakeroot => user::resolve("0", &dir.passwd, &dir.group)?,
@@ -162,7 +173,10 @@ impl Plan {
                 user::resolve(spec, &dir.passwd, &dir.group)?
             }
         };
-        let decision = idmap::decide(choice, facts, (user.uid, user.gid))?;
+        let decision = match bundle.and_then(|b| b.map(facts)) {
+            Some(map) => Decision { map, warning: None },
+            None => idmap::decide(choice, facts, (user.uid, user.gid))?,
+        };
         let map = decision.map;
         let warnings: Vec<String> = decision.warning.into_iter().collect();
         for (id, extents, what) in [(user.uid, &map.uids, "user"), (user.gid, &map.gids, "group")] {
@@ -178,7 +192,7 @@ impl Plan {
         let hostname = hostname(&args, docker, dir)?;
         let (net, publish) = net(&args, docker, caller)?;
         let mut files = etc_files(&args, dir, caller, &user, &net, &hostname)?;
-        let mut environment = environment(&args, docker, caller, &user)?;
+        let mut environment = environment(&args, dir, caller, &user)?;
         if fakeroot && dir.has_apt && environment.get("APT_CONFIG").is_none() {
             // apt checks that it really became its sandbox user, which no filter can make true.
             environment.set("APT_CONFIG", "/run/apt.conf.d-enter");
@@ -211,7 +225,7 @@ impl Plan {
             make_workdir: args.workdir.is_none(),
             workdir: workdir(&args, docker)?,
             umask: process::umask(args.umask.as_deref())?,
-            limits: args.ulimit.iter().map(|l| Limit::parse(l)).collect::<Result<_>>()?,
+            limits: Limit::parse_all(&args.ulimit)?,
             keep_fds: args.keep_fd.clone(),
             stop_signal: stop_signal(docker)?,
             pty,
@@ -219,7 +233,7 @@ impl Plan {
             die_with_parent: args.die_with_parent,
             user,
         };
-        Ok(Self {
+        let mut plan = Self {
             dir: dir.path.clone(),
             filesystem: dir.filesystem.clone(),
             ephemeral: ephemeral(&args)?,
@@ -248,9 +262,15 @@ impl Plan {
             files,
             masked,
             readonly,
+            special: true,
+            console: None,
             nested: caller.in_container,
             warnings,
-        })
+        };
+        if let Some(bundle) = bundle {
+            bundle.complete(&mut plan, &typed)?;
+        }
+        Ok(plan)
     }
 }
 
@@ -355,16 +375,19 @@ fn etc_files(
     Ok(files)
 }
 
-fn environment(args: &Args, docker: &Docker, caller: &Caller, user: &User) -> Result<Environment> {
+fn environment(args: &Args, dir: &Directory, caller: &Caller, user: &User) -> Result<Environment> {
     let mut env = Environment::default();
     let lookup = |name: &OsStr| caller.var(name);
-    env.set("PATH", DEFAULT_PATH);
     env.set("HOME", &user.home);
-    if let Some(term) = lookup(OsStr::new("TERM")) {
-        env.set("TERM", term);
+    // An OCI bundle's environment is complete.
+    if dir.config.bundle.is_none() {
+        env.set("PATH", DEFAULT_PATH);
+        if let Some(term) = lookup(OsStr::new("TERM")) {
+            env.set("TERM", term);
+        }
+        env.set("container", "d-enter");
     }
-    env.set("container", "d-enter");
-    for spec in &docker.env {
+    for spec in &dir.config.docker.env {
         // A variable without a value in an image is none: an image does not reach into the caller's environment.
         env.set_spec(OsStr::new(spec), &|_| None)?;
     }

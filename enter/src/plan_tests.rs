@@ -66,7 +66,7 @@ fn the_command_follows_dockers_rules() {
 #[test]
 fn the_environment_starts_empty() {
     let p = plan(r#"{"Env":["PATH=/bin","A=1","SECRET"],"env":["B=k"]}"#, "-e A=2 -e E d");
-    let expected = ["PATH=/bin", "HOME=/root", "TERM=vt100", "container=d-enter", "A=2", "B=k", "E=e"];
+    let expected = ["HOME=/root", "PATH=/bin", "TERM=vt100", "container=d-enter", "A=2", "B=k", "E=e"];
     assert_eq!(words(&p.process.environment), expected);
     assert_eq!(p.process.path, "/bin");
 }

@@ -62,6 +62,20 @@ impl Limit {
         }
     }
 
+    /// Reads several; of those with one name the last counts.
+    ///
+    /// # Errors
+    /// As [`Limit::parse`].
+    pub fn parse_all(specs: &[String]) -> Result<Vec<Self>> {
+        let mut limits: Vec<Self> = Vec::new();
+        for spec in specs {
+            let limit = Self::parse(spec)?;
+            limits.retain(|l| l.name != limit.name);
+            limits.push(limit);
+        }
+        Ok(limits)
+    }
+
     fn resource(&self) -> Option<Resource> {
         NAMES.iter().find(|(name, _)| *name == self.name).map(|(_, resource)| *resource)
     }
@@ -87,6 +101,8 @@ mod tests {
         assert_eq!((l.name.as_str(), l.soft, l.hard), ("nofile", Some(1024), Some(4096)));
         assert_eq!(Limit::parse("core=-1").unwrap().hard, None);
         assert_eq!(Limit::parse("nproc=5").unwrap().hard, Some(5));
+        let list = ["nofile=5".to_owned(), "core=0".to_owned(), "nofile=7".to_owned()];
+        assert_eq!(Limit::parse_all(&list).unwrap().last().unwrap().hard, Some(7));
         for bad in ["", "nofile", "nofile=x", "files=1", "nofile=5:4", "nofile=-1:4"] {
             assert!(Limit::parse(bad).is_err(), "{bad}");
         }

@@ -20,10 +20,11 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use crate::copy;
 use crate::directory::Filesystem;
-use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs, restrict, write_file};
+use crate::listed;
+use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs, new_tmpfs_with, restrict, write_file};
 use crate::overlay;
 use crate::plan::{Ephemeral, Plan};
-use crate::special::{self, Devices};
+use crate::special::{self, Devices, Found};
 use crate::volume::Mount;
 
 /// What is taken from the outside while the caller's ids count.
@@ -76,7 +77,7 @@ impl Sources {
                 (source, Flags { readonly: *readonly, noexec: *noexec, devices: false })
             }
             Mount::Device { source, .. } => (source, Flags { devices: true, noexec: true, readonly: false }),
-            Mount::Kept { .. } | Mount::Tmpfs { .. } => return Ok(None),
+            Mount::Kept { .. } | Mount::Tmpfs { .. } | Mount::Kernel { .. } => return Ok(None),
         };
         let tree = match clone_tree(CWD, source) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -112,25 +113,27 @@ pub fn build(
         .or_exit(Exit::Enter, || format!("cannot mount the root filesystem on {}", plan.dir.display()))?;
     let root = Root::from_fd(tree);
 
-    let proc = special::proc(&root, plan)?;
-    let sysfs = special::sys(&root, plan)?;
-    let dev = special::dev(&root, plan, &devices)?;
-    special::scratch(&root, plan)?;
+    let mut found = Found::default();
+    let dev = if plan.special { Some(special::mount(&root, plan, &devices, &mut found)?) } else { None };
     for (mount, source) in plan.mounts.iter().zip(&mounts) {
+        listed::mount(&root, plan, mount, &mut found)?;
         volume(&root, plan, &dir, mount, source.as_ref())?;
     }
+    let dev = match dev {
+        Some(dev) => dev,
+        None => listed::devices(&root, plan, &devices)?,
+    };
     let files = files(&root, plan, &dev)?;
     let terminal = terminal(&dev)?;
 
-    let (proc, warning) = proc.map_or((None, None), |(fd, warning)| (Some(fd), warning));
-    sysctls(plan, proc.as_ref())?;
-    special::protect(plan, proc.as_ref(), &sysfs, &devices)?;
+    sysctls(plan, found.proc.as_ref())?;
+    special::protect(plan, &root, (found.proc.as_ref(), found.sys.as_ref()), &devices)?;
     if plan.read_only {
         sys::mount_setattr(root.as_fd(), sys::MOUNT_ATTR_RDONLY, 0, false)
             .or_exit(Exit::Enter, || "cannot make the root filesystem read-only")?;
     }
     pivot(&root)?;
-    let warnings = warning.into_iter().chain(files).collect();
+    let warnings = found.warnings.into_iter().chain(files).collect();
     Ok(Built { terminal, warnings })
 }
 
@@ -190,13 +193,13 @@ fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option
                 tree.or_exit(Exit::Enter, || format!("cannot use {}/volumes/{}", plan.dir.display(), name.display()))?;
             attach(&tree, &target).or_exit(Exit::Enter, failed)
         }
-        (Mount::Tmpfs { size, mode, copy, noexec, readonly, .. }, _) => {
+        (Mount::Tmpfs { size, mode, copy, noexec, readonly, options, .. }, _) => {
             let target = ensure(Make::Directory)?;
             let make = || -> io::Result<()> {
                 let covered = rustix::fs::fstat(&target)?;
                 let flags = Flags { readonly: false, noexec: *noexec, devices: false };
                 let bits = mode.unwrap_or(covered.st_mode & 0o7777);
-                let tmpfs = new_tmpfs(bits, *size, flags)?;
+                let tmpfs = new_tmpfs_with(bits, *size, options, flags)?;
                 let below = clone_tree(&target, Path::new(""))?;
                 attach(&tmpfs, &target)?;
                 if *copy {

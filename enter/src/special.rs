@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::Result;
-use d_common::beneath::{Make, Root};
+use d_common::beneath::{Link, Make, Root};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::idmap::to_outside;
@@ -14,7 +14,9 @@ use rustix::io::Errno;
 
 use crate::args::ProcMode;
 use crate::copy;
-use crate::mounts::{Flags, attach, clone_tree, is_dir, make_dir, make_file, new_filesystem, new_tmpfs, restrict};
+use crate::mounts::{
+    Flags, attach, clone_tree, handle, is_dir, make_dir, make_file, new_filesystem, new_tmpfs, restrict,
+};
 use crate::plan::Plan;
 
 /// Device files that every container has; the numbers are those of linux/Documentation/admin-guide/devices.txt.
@@ -63,22 +65,44 @@ impl Devices {
     }
 }
 
+/// What was mounted that later steps need again.
+#[derive(Default)]
+pub struct Found {
+    /// The container's /proc.
+    pub proc: Option<OwnedFd>,
+    /// Its /sys.
+    pub sys: Option<OwnedFd>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Mounts all of d-enter's own, and gives a handle of /dev: it is also where generated files are made before they are bound
+/// elsewhere.
+pub fn mount(root: &Root, plan: &Plan, devices: &Devices, found: &mut Found) -> Result<OwnedFd> {
+    if plan.proc != ProcMode::None {
+        let target = at(root, "/proc")?;
+        let (mount, warning) = new_proc(plan, &[], PROC_FLAGS)?;
+        attach(&mount, target).or_exit(Exit::Enter, || "cannot mount proc on /proc")?;
+        found.proc = Some(mount);
+        found.warnings.extend(warning);
+    }
+    found.sys = Some(sys(root, plan)?);
+    let dev = dev(root, plan, devices)?;
+    scratch(root, plan)?;
+    Ok(dev)
+}
+
 fn at(root: &Root, path: &str) -> Result<OwnedFd> {
     root.ensure(Path::new(path), Make::Directory)
         .or_exit(Exit::Enter, || format!("cannot make {path} in the root filesystem"))
 }
 
-/// Mounts /proc and gives a handle of it, with a warning where the caller's own had to do; `None` without one.
-pub fn proc(root: &Root, plan: &Plan) -> Result<Option<(OwnedFd, Option<String>)>> {
-    let mode = plan.proc;
-    if mode == ProcMode::None {
-        return Ok(None);
-    }
-    let target = at(root, "/proc")?;
+/// A proc filesystem, or what has to do for one with a warning; detached.
+pub fn new_proc(plan: &Plan, options: &[(&str, &str)], flags: Flags) -> Result<(OwnedFd, Option<String>)> {
     let mut warning = None;
-    let mount = match mode {
+    let mount = match plan.proc {
         ProcMode::Bind => clone_tree(CWD, Path::new("/proc")),
-        _ => match new_filesystem(c"proc", &[], PROC_FLAGS) {
+        mode => match new_filesystem(c"proc", options, flags) {
             Err(e) if mode == ProcMode::Auto && is_refused(&e) && plan.nested => {
                 warning =
                     Some("the outer /proc is used: it is masked here, so the kernel allows no new one".to_owned());
@@ -91,9 +115,7 @@ pub fn proc(root: &Root, plan: &Plan) -> Result<Option<(OwnedFd, Option<String>)
             mount => mount,
         },
     };
-    let mount = mount.or_exit(Exit::Enter, || "cannot make a mount for /proc")?;
-    attach(&mount, target).or_exit(Exit::Enter, || "cannot mount proc on /proc")?;
-    Ok(Some((mount, warning)))
+    Ok((mount.or_exit(Exit::Enter, || "cannot make a mount for /proc")?, warning))
 }
 
 fn is_refused(error: &io::Error) -> bool {
@@ -101,38 +123,44 @@ fn is_refused(error: &io::Error) -> bool {
 }
 
 /// Mounts /sys read-only, and the cgroup tree in it; gives a handle of it.
-pub fn sys(root: &Root, plan: &Plan) -> Result<OwnedFd> {
+fn sys(root: &Root, plan: &Plan) -> Result<OwnedFd> {
     let target = at(root, "/sys")?;
-    // The kernel gives a sysfs to the owner of the network namespace, since it shows that one's interfaces.
-    let own = if plan.net.is_new() { new_filesystem(c"sysfs", &[], READONLY) } else { Err(Errno::PERM.into()) };
-    let mount = match own {
-        Ok(mount) => Ok(mount),
-        Err(_) => clone_tree(CWD, Path::new("/sys")).and_then(|tree| restrict(&tree, READONLY).map(|()| tree)),
-    };
-    let mount = mount.or_exit(Exit::Enter, || "cannot make a mount for /sys")?;
+    let mount = new_sysfs(plan, READONLY)?;
     attach(&mount, target).or_exit(Exit::Enter, || "cannot mount sysfs on /sys")?;
-    let Some(cgroup) = find_on(&mount, "fs/cgroup") else { return Ok(mount) };
-    let tree = match new_filesystem(c"cgroup2", &[], READONLY) {
-        Ok(tree) => tree,
-        Err(_) => new_tmpfs(0o755, None, READONLY).or_exit(Exit::Enter, || "cannot make a tmpfs")?,
-    };
-    attach(&tree, cgroup).or_exit(Exit::Enter, || "cannot mount the cgroup tree on /sys/fs/cgroup")?;
+    if let Some(cgroup) = find_on(&mount, "fs/cgroup") {
+        attach(&new_cgroup(READONLY)?, cgroup)
+            .or_exit(Exit::Enter, || "cannot mount the cgroup tree on /sys/fs/cgroup")?;
+    }
     Ok(mount)
 }
 
-/// Mounts /dev, and gives a handle of it: it is also where generated files are made before they are bound elsewhere.
-pub fn dev(root: &Root, plan: &Plan, devices: &Devices) -> Result<OwnedFd> {
+/// A sysfs, or the caller's where the kernel gives none; detached.
+pub fn new_sysfs(plan: &Plan, flags: Flags) -> Result<OwnedFd> {
+    // The kernel gives a sysfs to the owner of the network namespace, since it shows that one's interfaces.
+    let own = if plan.net.is_new() { new_filesystem(c"sysfs", &[], flags) } else { Err(Errno::PERM.into()) };
+    let mount = match own {
+        Ok(mount) => Ok(mount),
+        Err(_) => clone_tree(CWD, Path::new("/sys")).and_then(|tree| restrict(&tree, flags).map(|()| tree)),
+    };
+    mount.or_exit(Exit::Enter, || "cannot make a mount for /sys")
+}
+
+/// The container's own part of the cgroup tree, or an empty place where the kernel shows none; detached.
+pub fn new_cgroup(flags: Flags) -> Result<OwnedFd> {
+    match new_filesystem(c"cgroup2", &[], flags) {
+        Ok(tree) => Ok(tree),
+        Err(_) => new_tmpfs(0o755, None, READONLY).or_exit(Exit::Enter, || "cannot make a tmpfs"),
+    }
+}
+
+/// Mounts /dev, and gives a handle of it.
+fn dev(root: &Root, plan: &Plan, devices: &Devices) -> Result<OwnedFd> {
     let target = at(root, "/dev")?;
     let flags = Flags { readonly: false, noexec: false, devices: false };
     let dev = new_tmpfs(0o755, Some(64 << 20), flags).or_exit(Exit::Enter, || "cannot make a tmpfs for /dev")?;
     attach(&dev, target).or_exit(Exit::Enter, || "cannot mount a tmpfs on /dev")?;
     let fill = || -> io::Result<()> {
-        for (name, tree) in &devices.0 {
-            attach(tree, make_file(&dev, name, 0o666)?)?;
-        }
-        for (name, link) in LINKS {
-            rustix::fs::symlinkat(link, &dev, name)?;
-        }
+        nodes(&dev, devices)?;
         // tty's group is given to terminals where it exists inside (devpts' own rule for grantpt).
         let mut options = vec![("ptmxmode", "0666"), ("mode", "0620")];
         if to_outside(&plan.map.gids, 5).is_some() {
@@ -143,12 +171,7 @@ pub fn dev(root: &Root, plan: &Plan, devices: &Devices) -> Result<OwnedFd> {
         let shm = Flags { readonly: false, noexec: true, devices: false };
         attach(&new_tmpfs(0o1777, None, shm)?, make_dir(&dev, "shm", 0o755)?)?;
         let mqueue = make_dir(&dev, "mqueue", 0o755)?;
-        let queues = if plan.shared.ipc {
-            clone_tree(CWD, Path::new("/dev/mqueue"))
-        } else {
-            new_filesystem(c"mqueue", &[], shm)
-        };
-        match queues {
+        match new_mqueue(plan, shm) {
             Ok(queues) => attach(&queues, mqueue),
             // A kernel without POSIX message queues.
             Err(_) => Ok(()),
@@ -158,9 +181,40 @@ pub fn dev(root: &Root, plan: &Plan, devices: &Devices) -> Result<OwnedFd> {
     Ok(dev)
 }
 
+/// The container's message queues, or the caller's where those are shared; detached.
+pub fn new_mqueue(plan: &Plan, flags: Flags) -> io::Result<OwnedFd> {
+    if plan.shared.ipc { clone_tree(CWD, Path::new("/dev/mqueue")) } else { new_filesystem(c"mqueue", &[], flags) }
+}
+
+/// The device files and links that a container finds in `dev`, whatever that is.
+pub fn nodes(dev: &OwnedFd, devices: &Devices) -> io::Result<()> {
+    for (name, tree) in &devices.0 {
+        attach(tree, node(dev, name, 0o666)?)?;
+    }
+    for (name, link) in LINKS {
+        match rustix::fs::symlinkat(link, dev, name) {
+            Err(Errno::EXIST) => {}
+            made => made?,
+        }
+    }
+    Ok(())
+}
+
+/// Something to bind the device `name` on. A link that an image has put in its place is refused (CVE-2025-52565).
+fn node(dev: &OwnedFd, name: &str, mode: u32) -> io::Result<OwnedFd> {
+    let found = match make_file(dev, name, mode) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => handle(dev, name)?,
+        made => return made,
+    };
+    match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::Symlink => Err(Errno::LOOP.into()),
+        _ => Ok(found),
+    }
+}
+
 /// Mounts the tmpfs of /tmp, /run and, when the root filesystem is read-only, /var/tmp. /run gets the image's directories,
 /// since services (postgres, mysql) expect theirs.
-pub fn scratch(root: &Root, plan: &Plan) -> Result<()> {
+fn scratch(root: &Root, plan: &Plan) -> Result<()> {
     let paths: &[(&str, u32)] = match (plan.tmpfs, plan.read_only) {
         (false, _) => &[],
         (true, false) => &[("/tmp", 0o1777), ("/run", 0o755)],
@@ -189,12 +243,19 @@ pub fn find_on(mount: &OwnedFd, path: &str) -> Option<OwnedFd> {
     rustix::fs::openat2(mount, path, flags, Mode::empty(), resolve).ok()
 }
 
-/// Hides and write-protects the paths that the plan names, on the /proc and /sys that were mounted.
-pub fn protect(plan: &Plan, proc: Option<&OwnedFd>, sys: &OwnedFd, devices: &Devices) -> Result<()> {
+/// Hides and write-protects the paths that the plan names: those of the /proc and /sys that were mounted, and of a bundle
+/// others too, wherever they lie beneath the root. What is not there needs no protection.
+pub fn protect(
+    plan: &Plan,
+    root: &Root,
+    (proc, sys): (Option<&OwnedFd>, Option<&OwnedFd>),
+    devices: &Devices,
+) -> Result<()> {
     let find = |path: &str| match (path.strip_prefix("/proc/"), path.strip_prefix("/sys/")) {
-        (Some(rest), _) => find_on(proc?, rest),
-        (_, Some(rest)) => find_on(sys, rest),
-        _ => None,
+        (Some(rest), _) if proc.is_some() => find_on(proc?, rest),
+        (_, Some(rest)) if sys.is_some() => find_on(sys?, rest),
+        _ if plan.special => None,
+        _ => root.handle(Path::new(path), Link::Follow).ok(),
     };
     // One empty directory hides them all: a tmpfs of its own for each would cost more than everything else here.
     let mut empty: Option<OwnedFd> = None;
@@ -232,7 +293,7 @@ pub fn console(dev: &OwnedFd, slave: &OwnedFd) -> Result<()> {
         let name = rustix::termios::ttyname(slave, Vec::new())?;
         let number = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
         let tree = clone_tree(dev, &Path::new("pts").join(number))?;
-        attach(&tree, make_file(dev, "console", 0o620)?)
+        attach(&tree, node(dev, "console", 0o620)?)
     };
     bind().or_exit(Exit::Enter, || "cannot bind the terminal on /dev/console")
 }

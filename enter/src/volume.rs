@@ -54,6 +54,21 @@ pub enum Mount {
         noexec: bool,
         /// Read-only.
         readonly: bool,
+        /// Further options (tmpfs(5)).
+        options: Vec<(String, String)>,
+    },
+    /// A filesystem of the kernel's, as an OCI bundle lists it.
+    Kernel {
+        /// Which one.
+        kind: Kernel,
+        /// Inside.
+        target: PathBuf,
+        /// Its own options.
+        options: Vec<(String, String)>,
+        /// Read-only.
+        readonly: bool,
+        /// Nothing on it can be executed.
+        noexec: bool,
     },
     /// A device of the host.
     Device {
@@ -64,6 +79,35 @@ pub enum Mount {
     },
 }
 
+/// Filesystems of the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// proc(5)
+    Proc,
+    /// sysfs(5)
+    Sysfs,
+    /// pts(4)
+    Devpts,
+    /// mq_overview(7)
+    Mqueue,
+    /// cgroups(7)
+    Cgroup,
+}
+
+impl Kernel {
+    /// Its name in an OCI config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proc => "proc",
+            Self::Sysfs => "sysfs",
+            Self::Devpts => "devpts",
+            Self::Mqueue => "mqueue",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
 impl Mount {
     /// Where it appears inside.
     pub fn target(&self) -> &Path {
@@ -71,6 +115,7 @@ impl Mount {
             Self::Bind { target, .. }
             | Self::Kept { target, .. }
             | Self::Tmpfs { target, .. }
+            | Self::Kernel { target, .. }
             | Self::Device { target, .. } => target,
         }
     }
@@ -176,7 +221,7 @@ fn tmpfs(spec: &OsStr) -> Result<Mount> {
             _ => return wrong(format!("unknown option {option:?}")),
         }
     }
-    Ok(Mount::Tmpfs { target: target.into(), size: limit, mode, copy, noexec, readonly })
+    Ok(Mount::Tmpfs { target: target.into(), size: limit, mode, copy, noexec, readonly, options: Vec::new() })
 }
 
 fn device(spec: &OsStr) -> Result<Mount> {
