@@ -24,6 +24,7 @@ use d_common::exit::{Exit, OrExit};
 use d_common::image::Descriptor;
 use d_common::layout::{Layout, MAX_JSON, read_bounded};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use rustix::io::Errno;
 
 use crate::index::Index;
 use crate::partial::Partial;
@@ -93,7 +94,7 @@ impl Cache {
         let path = self.own("lock");
         let step = || format!("cannot lock {}", path.display());
         let file = OpenOptions::new().create(true).append(true).open(&path).or_exit(Exit::CantCreate, step)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).or_exit(Exit::CantCreate, step)?;
+        lock_file(&file, FlockOperation::LockExclusive).or_exit(Exit::CantCreate, step)?;
         Ok(Lock(file))
     }
 
@@ -187,9 +188,10 @@ impl Cache {
         let path = self.pulls().join(format!("{}-{count}", std::process::id()));
         let step = || format!("cannot write {}", path.display());
         // Without the lock it could be taken for that of a dead pull, before it is locked itself.
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
+        self.registered(&lock);
         let mut file = File::create(&path).or_exit(Exit::CantCreate, step)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).or_exit(Exit::CantCreate, step)?;
+        lock_file(&file, FlockOperation::LockExclusive).or_exit(Exit::CantCreate, step)?;
         file.write_all(text.as_bytes()).or_exit(Exit::CantCreate, step)?;
         Ok(Registration { path, file })
     }
@@ -199,7 +201,7 @@ impl Cache {
         let mut needed = HashSet::new();
         for path in entries(&self.pulls()) {
             let Ok(file) = File::open(&path) else { continue };
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if lock_file(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 let _ = fs::remove_file(&path);
             } else if let Ok(text) = read_bounded(file, MAX_JSON) {
                 needed.extend(String::from_utf8_lossy(&text).lines().filter_map(|l| l.parse().ok()));
@@ -255,6 +257,17 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     paths.sort();
     paths
+}
+
+/// flock(2), which some network file systems do not have: there, only one d-pull at a time is safe.
+///
+/// # Errors
+/// `WouldBlock` when someone else has it.
+pub fn lock_file(file: &File, operation: FlockOperation) -> io::Result<()> {
+    match flock(file, operation) {
+        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(()),
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Whether `path` still leads to the open `file`.

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
+use d_common::fail;
 use d_common::layout::{MAX_JSON, read_bounded};
 use d_common::report::Report;
 
@@ -40,10 +41,13 @@ impl Context {
     /// Gathers the means for a plan.
     ///
     /// # Errors
-    /// [`Exit::Usage`] for a bad `--creds-fd`.
+    /// [`Exit::Usage`] for a bad `--creds-fd`, [`Exit::NotFound`] without the `--authfile`.
     pub fn new(plan: Plan, report: Report) -> Result<Self> {
         let trusts = Trusts::new(plan.cert_dir.clone(), plan.certs_d.clone());
         let http = Http::new(report, plan.stall, trusts);
+        if let Some(file) = plan.auth_files.first().filter(|file| plan.authfile_given && !file.exists()) {
+            fail!(Exit::NotFound, "--authfile {}: there is no such file", file.display());
+        }
         let mut credentials = Credentials::new(plan.auth_files.clone(), report);
         if let Some((fd, registry)) = &plan.creds {
             credentials.read_fd(*fd, registry)?;

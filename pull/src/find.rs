@@ -79,27 +79,17 @@ impl<'a> Finder<'a> {
     fn ask(&self, cached: Option<&Image>) -> Result<Image> {
         let root = match &self.wanted.version {
             Version::Digest(digest) => self.document(digest)?,
-            version @ Version::Tag(_) => match (cached, self.tag_digest(version, cached.is_some())?) {
-                (Some(image), Some(digest)) if image.tag_digest == digest => return Ok(image.clone()),
-                (_, Some(digest)) => self.document(&digest)?,
-                (_, None) => self.document_of(version)?,
-            },
+            tag @ Version::Tag(_) => {
+                // Only worth a request if there is something to compare with.
+                let digest = cached.and_then(|_| self.sources.iter().find_map(|source| source.tag_digest(tag)));
+                match (cached, digest) {
+                    (Some(image), Some(digest)) if image.tag_digest == digest => return Ok(image.clone()),
+                    (_, Some(digest)) => self.document(&digest)?,
+                    (_, None) => self.document_of(tag)?,
+                }
+            }
         };
         self.walk(root, &mut |kind, descriptor| self.get(kind, descriptor))
-    }
-
-    /// What a tag names now, without fetching it; `None` where the registry does not say. Only worth a request if the cache
-    /// has something to compare with.
-    fn tag_digest(&self, tag: &Version, worthwhile: bool) -> Result<Option<Digest>> {
-        if !worthwhile {
-            return Ok(None);
-        }
-        match self.first(|source| source.manifest(tag, true)) {
-            Ok(answer) => Ok(answer.digest),
-            // Registries that refuse HEAD get a GET, which also has words for the refusal.
-            Err(error) if exit_of(&error) != Exit::TryAgain => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     fn document(&self, digest: &Digest) -> Result<Blob> {
@@ -110,7 +100,7 @@ impl<'a> Finder<'a> {
     }
 
     fn document_of(&self, version: &Version) -> Result<Blob> {
-        let answer = self.first(|source| source.manifest(version, false))?;
+        let answer = self.first(|source| source.manifest(version))?;
         let digest = match version {
             Version::Digest(digest) => digest.clone(),
             Version::Tag(_) => Digest::of(&answer.bytes),
@@ -126,7 +116,7 @@ impl<'a> Finder<'a> {
             return Ok(bytes);
         }
         self.first(|source| match kind {
-            Kind::Manifest => Ok(source.manifest(&Version::Digest(descriptor.digest.clone()), false)?.bytes),
+            Kind::Manifest => Ok(source.manifest(&Version::Digest(descriptor.digest.clone()))?.bytes),
             Kind::Config => source.small_blob(&descriptor.digest, descriptor.size),
         })
     }

@@ -22,7 +22,7 @@ use crate::retry::{Trouble, retry_after};
 use crate::tls::{Trust, Trusts};
 
 /// Time to reach a host.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most redirects of one request.
 const MAX_REDIRECTS: usize = 10;
 /// Most headers of an answer.
@@ -240,11 +240,6 @@ fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url> {
     let _ = next.set_password(None);
     next.set_fragment(None);
     Ok(next)
-}
-
-/// Whether a failure is one of certificates, which no retry heals.
-pub fn is_certificate_error(error: &Error) -> bool {
-    error.chain().filter_map(tls_error).any(|e| matches!(e, rustls::Error::InvalidCertificate(_)))
 }
 
 fn trouble(error: &reqwest::Error, url: &Url) -> Trouble {

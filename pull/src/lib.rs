@@ -34,11 +34,12 @@ pub mod target;
 pub mod tls;
 pub mod token;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use anyhow::{Error, Result};
 use d_common::exit::{Exit, exit_of, failure};
+use d_common::fail;
 use d_common::report::Report;
 
 use crate::context::Context;
@@ -143,6 +144,9 @@ fn wanted(context: &Context, refs: &[Reference], locked: Option<&Path>) -> Resul
 fn pull_one(context: &Context, wanted: &Wanted, output: Option<&Output>, results: Results) -> Result<Pin> {
     let pulled = match output {
         None => pull(context, wanted, None)?,
+        Some(Output::Stdout) if io::stdout().is_terminal() => {
+            fail!(Exit::Usage, "stdout is a terminal, which cannot show an archive: use a pipe or -o FILE")
+        }
         Some(Output::Stdout) => pull(context, wanted, Some(&mut io::stdout().lock()))?,
         Some(Output::File(path)) => {
             let target = Target::create(path)?;

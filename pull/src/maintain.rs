@@ -13,9 +13,9 @@ use d_common::digest::{Digest, Hasher};
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::image::{Descriptor, Manifest, media};
 use d_common::platform::Platform;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, OFlags};
 
-use crate::cache::{Cache, Lock, is_at};
+use crate::cache::{Cache, Lock, is_at, lock_file};
 use crate::context::Context;
 use crate::index::{Entry, Index};
 use crate::lockfile::Pin;
@@ -41,8 +41,9 @@ pub fn list(context: &Context, results: Results) -> Result<()> {
     };
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     for entry in entries {
-        // What other tools wrote may have names of their own: they are no references.
-        let Ok(reference) = entry.reference().parse() else { continue };
+        // What other tools wrote may have names of their own, such as `latest`: they are no references in full.
+        let parsed = entry.reference().parse::<Reference>().ok();
+        let Some(reference) = parsed.filter(|r| r.to_string() == entry.reference()) else { continue };
         let platform = platform_of(&entry);
         results.listed(&Pin { reference, platform, digest: entry.manifest.digest })?;
     }
@@ -203,7 +204,7 @@ fn remove_partials(cache: &Cache, unwanted: impl Fn(&Path) -> bool) {
     for path in cache.partial_files().iter().filter(|p| unwanted(p)) {
         let Ok(file) = File::open(path) else { continue };
         // One that is locked is being written.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
+        if lock_file(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
             let _ = fs::remove_file(path);
         }
     }

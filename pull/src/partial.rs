@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use d_common::digest::{Digest, Hasher};
 use d_common::exit::{Exit, OrExit};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
-use crate::cache::{Cache, is_at};
+use crate::cache::{Cache, is_at, lock_file};
 
 /// The locked file of a blob that is not whole yet.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ impl Partial {
                 .truncate(false)
                 .open(&path)
                 .or_exit(Exit::CantCreate, step)?;
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if lock_file(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 waiting();
-                flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).or_exit(Exit::CantCreate, step)?;
+                lock_file(&file, FlockOperation::LockExclusive).or_exit(Exit::CantCreate, step)?;
             }
             let whole = fs::metadata(&target).is_ok_and(|m| m.len() == size);
             // The one before us may have renamed or removed what we have locked.

@@ -44,6 +44,8 @@ pub struct Plan {
     pub foreign: bool,
     /// Files with credentials, in order.
     pub auth_files: Vec<PathBuf>,
+    /// Whether the user named the first of them.
+    pub authfile_given: bool,
     /// A descriptor with credentials, for this registry.
     pub creds: Option<(i32, String)>,
     /// The registries of the operands may be anyone.
@@ -190,6 +192,7 @@ impl Plan {
             mode: if args.offline { Pull::Never } else { args.pull.unwrap_or(Pull::Always) },
             expire_days: number("--expire", args.expire, "D_EXPIRE", text("D_EXPIRE"), 0..=36_500, EXPIRE_DAYS)?,
             foreign: args.foreign,
+            authfile_given: args.authfile.is_some(),
             auth_files: args.authfile.into_iter().chain(folders.auth_files()).collect(),
             creds,
             insecure: args.insecure,

@@ -13,9 +13,7 @@ use reqwest::{Method, StatusCode, Url};
 
 use crate::challenge::Challenge;
 use crate::credentials::Credentials;
-use crate::http::{
-    Http, Request, is_certificate_error, is_loopback, read_body, registry_message, same_origin, unexpected, words,
-};
+use crate::http::{Http, Request, is_loopback, read_body, registry_message, same_origin, unexpected, words};
 use crate::reference::{DEFAULT_REGISTRY, Version};
 use crate::retry::{Trouble, retry};
 use crate::sources::Source;
@@ -42,7 +40,7 @@ pub struct Repository<'a> {
 
 /// A manifest as it was answered.
 pub struct Answer {
-    /// The body; empty for a HEAD.
+    /// The body.
     pub bytes: Vec<u8>,
     /// Content-Type, without parameters.
     pub media_type: String,
@@ -57,31 +55,37 @@ impl<'a> Repository<'a> {
         Self { source, http, auth, tls_settings, base: OnceLock::new() }
     }
 
-    /// A manifest or index; `head` asks for its headers alone.
+    /// A manifest or index.
     ///
     /// # Errors
     /// [`Exit::NotFound`], [`Exit::NotAllowed`], [`Exit::TryAgain`], [`Exit::Protocol`]; [`Exit::Data`] when its digest is
     /// not the one that was asked for or announced.
-    pub fn manifest(&self, version: &Version, head: bool) -> Result<Answer> {
-        let method = if head { Method::HEAD } else { Method::GET };
-        let accept = [media::INDEX, media::DOCKER_LIST, media::MANIFEST, media::DOCKER_MANIFEST].join(", ");
-        let path = format!("manifests/{version}");
+    pub fn manifest(&self, version: &Version) -> Result<Answer> {
+        let name = || format!("{}{}", self.source.name(), colon(version));
         let answer = retry(self.http.report, || {
-            let response = self.ask(&method, &path, &accept, None)?;
+            let response = self.ask_manifest(&Method::GET, version)?;
             if response.status() != StatusCode::OK {
-                return Err(self.refusal(response, &format!("{}{}", self.source.name(), colon(version))));
+                return Err(self.refusal(response, &name()));
             }
             let digest = content_digest(response.headers())?;
             let media_type = media_type(response.headers());
-            let bytes = if head { Vec::new() } else { read_body(response, MAX_MANIFEST, Exit::Data)? };
-            Ok(Answer { bytes, media_type, digest })
+            Ok(Answer { bytes: read_body(response, MAX_MANIFEST, Exit::Data)?, media_type, digest })
         })?;
-        if !head {
-            check_digests(version, &answer).or_exit(Exit::Data, || {
-                format!("the manifest of {}{} is not what it should be", self.source.name(), colon(version))
-            })?;
-        }
+        check_digests(version, &answer)
+            .or_exit(Exit::Data, || format!("the manifest of {} is not what it should be", name()))?;
         Ok(answer)
+    }
+
+    /// What a tag names, if the registry says so without being asked for the manifest: not all know HEAD, so whatever goes
+    /// wrong is left for [`Repository::manifest`] to explain.
+    pub fn tag_digest(&self, tag: &Version) -> Option<Digest> {
+        let response = self.ask_manifest(&Method::HEAD, tag).ok()?;
+        (response.status() == StatusCode::OK).then(|| content_digest(response.headers()).ok().flatten())?
+    }
+
+    fn ask_manifest(&self, method: &Method, version: &Version) -> Result<Response, Trouble> {
+        let accept = [media::INDEX, media::DOCKER_LIST, media::MANIFEST, media::DOCKER_MANIFEST].join(", ");
+        self.ask(method, &format!("manifests/{version}"), &accept, None)
     }
 
     /// A blob's bytes from `from` on: one attempt.
@@ -183,18 +187,15 @@ impl<'a> Repository<'a> {
             return Ok(base);
         }
         let host = api_host(&self.source.registry);
-        let mut first_error = None;
+        let mut first = None;
         for scheme in self.schemes(host)? {
             let url = parse(&format!("{scheme}://{host}/v2/"))?;
-            match self.probe(&url) {
-                Ok(true) => return Ok(self.base.get_or_init(|| url)),
-                Ok(false) => {}
-                // The one reason that must not be lost behind another scheme's.
-                Err(Trouble::Fatal(error)) if is_certificate_error(&error) => return Err(error.into()),
-                Err(trouble) => _ = first_error.get_or_insert(trouble),
+            match self.probe(&url)? {
+                Probe::Registry => return Ok(self.base.get_or_init(|| url)),
+                Probe::Silent(trouble) => _ = first.get_or_insert(trouble),
             }
         }
-        Err(first_error.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
+        Err(first.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
     }
 
     /// https; without it only this machine and registries that the user calls insecure. A loopback registry is nearly always
@@ -208,21 +209,32 @@ impl<'a> Repository<'a> {
         })
     }
 
-    /// Whether this is a registry; `Ok(false)` for one that wants to be asked with another scheme.
-    fn probe(&self, url: &Url) -> Result<bool, Trouble> {
-        let response = self.http.send(&Request::get(url.clone()))?;
+    /// Whether there is a registry at `url`. Untrusted certificates and refusals are errors, whatever other schemes may say.
+    fn probe(&self, url: &Url) -> Result<Probe, Trouble> {
+        let response = match self.http.send(&Request::get(url.clone())) {
+            Err(trouble @ Trouble::Transient { .. }) => return Ok(Probe::Silent(trouble)),
+            answer => answer?,
+        };
         match response.status() {
             StatusCode::UNAUTHORIZED if same_origin(response.url(), url) => {
                 self.auth.answer(url, &challenges(response.headers()), &self.auth.current())?;
-                Ok(true)
+                Ok(Probe::Registry)
             }
             // What Go's and nginx's TLS servers say to plain http.
-            StatusCode::BAD_REQUEST if url.scheme() == "http" => Ok(false),
+            StatusCode::BAD_REQUEST if url.scheme() == "http" => Ok(Probe::Silent(unexpected(response))),
             s if s.is_server_error() || s == StatusCode::TOO_MANY_REQUESTS => Err(unexpected(response)),
             // Some registries answer /v2/ with 403 or 404 and serve images nonetheless.
-            _ => Ok(true),
+            _ => Ok(Probe::Registry),
         }
     }
+}
+
+/// What is found at a URL.
+enum Probe {
+    /// A registry.
+    Registry,
+    /// Nothing that speaks this scheme, and why it seems so.
+    Silent(Trouble),
 }
 
 /// Where a registry's API is.

@@ -9,8 +9,8 @@ use d_common::report::{Report, chain};
 const MAX_ATTEMPTS: u32 = 5;
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause, also where a registry asks for a longer one: four of them are a minute.
-const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// The longest pause, also where a registry asks for a longer one: some ask for hours.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// A failed attempt.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
-use crate::cache::is_at;
+use crate::cache::{is_at, lock_file};
 
 /// A file in the making: written beside it and renamed at the end; a pipe or device is written as it is.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Target {
         let temporary = path.with_file_name(format!(".{}.d-pull", name.to_string_lossy()));
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&temporary);
         let file = file.or_exit(Exit::CantCreate, step)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &temporary) {
+        if lock_file(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &temporary) {
             fail!(Exit::CantCreate, "cannot write {}: another d-pull is writing it", path.display());
         }
         file.set_len(0).or_exit(Exit::CantCreate, step)?;
