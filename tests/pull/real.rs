@@ -71,6 +71,7 @@ fn basic_credentials_come_from_files_and_descriptors() {
     let again = || scratch.run(["d-pull", "--digest", &name]);
     again().env("REGISTRY_AUTH_FILE", &right).ok();
     again().env("REGISTRY_AUTH_FILE", scratch.join("none.json")).code(77);
+    again().args(["--authfile", "none.json"]).fails(66).err_has("--authfile none.json");
     for (variable, place) in [
         ("XDG_RUNTIME_DIR", "run/containers/auth.json"),
         ("XDG_CONFIG_HOME", "conf/containers/auth.json"),

@@ -186,6 +186,23 @@ fn wrong_bodies_are_refused_and_leave_nothing() {
 }
 
 #[test]
+fn registries_without_head_or_a_v2_page_are_borne() {
+    for status in [404, 405, 500, 501] {
+        let store = Store::of(&image(&[9]));
+        let bad = BadRegistry::start(move |r| match (r.method.as_str(), r.path.as_str()) {
+            ("HEAD", _) => Response::status(status),
+            (_, "/v2/") => Response::status(404),
+            _ => store.answer(r),
+        });
+        let scratch = Scratch::new();
+        let path = scratch.run(["d-pull", &bad.image("x")]).ok().out();
+        let again = scratch.run(["d-pull", &bad.image("x")]).ok();
+        again.prints(&path).silent();
+        assert!(again.took < Duration::from_millis(900), "HEAD was tried again: {again}");
+    }
+}
+
+#[test]
 fn redirects_end() {
     let store = Store::of(&image(&[9]));
     let bad = BadRegistry::start(move |r| match r.path.contains("/blobs/") {
