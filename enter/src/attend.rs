@@ -74,7 +74,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, res
     drop(starting);
     drop_descriptors(process);
     let _ = rustix::process::setpgid(Some(pid), Some(pid));
-    attend(process, channel, pid, started, signals, rest)
+    attend(process, start, pid, started, signals, rest)
 }
 
 /// The command has its own descriptors 0 to 2 and those to keep; held here as well, they would keep pipes open after it.
@@ -92,12 +92,13 @@ fn drop_descriptors(process: &Process) {
 /// Waits for the command: reaps orphans, delivers signals, reports stops.
 fn attend(
     process: &Process,
-    channel: &Channel,
+    start: &Start<'_>,
     command: Pid,
     started: OwnedFd,
     signals: SignalSet,
     rest: Rest,
 ) -> Result<u8> {
+    let channel = &start.channel;
     let signal_fd = signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
     // The end of the pipe means that exec closed it, or that the command's child has failed and said so.
     let mut starting = Some(started);
@@ -126,6 +127,10 @@ fn attend(
             if let Some(code) = reap(channel, command) {
                 rest.end(command, false);
                 channel.send(&Message::Exited(code));
+                if start.limited {
+                    // d-enter reads the counters of the cgroup while it is there.
+                    while channel.receive().ok().flatten().is_some_and(|r| r.message != Message::Go) {}
+                }
                 return Ok(code);
             }
         }

@@ -90,7 +90,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
             .or_exit(Exit::Enter, || "cannot take the terminal")?;
     }
     connect(process, terminal)?;
-    for limit in &process.limits {
+    for limit in &process.rlimits {
         limit.apply()?;
     }
     rustix::process::umask(Mode::from_raw_mode(process.umask));

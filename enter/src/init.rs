@@ -39,6 +39,8 @@ pub struct Start<'a> {
     pub filters: &'a command::Filters,
     /// A descriptor to wait on before the command is executed.
     pub block: Option<&'a OwnedFd>,
+    /// Whether there is a cgroup whose counters are read at the end.
+    pub limited: bool,
 }
 
 /// The child's whole life.

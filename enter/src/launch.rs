@@ -14,6 +14,7 @@ use d_common::userns;
 use rustix::process::{Pid, Signal};
 
 use crate::args::Args;
+use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::command::Filters;
 use crate::directory::Filesystem;
@@ -89,12 +90,13 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     let (pid, pidfd) = match fork.or_exit(Exit::Enter, || "cannot make the namespaces")? {
         Fork::Child => {
             drop(channel);
-            init::run(plan, Start { channel: childs, look, filters, block: descriptors.block.as_ref() })
+            let block = descriptors.block.as_ref();
+            init::run(plan, Start { channel: childs, look, filters, block, limited: !plan.limits.is_empty() })
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(childs);
-    let (mut status, netup) = match prepare(plan, pid, descriptors) {
+    let (mut status, netup, cgroup) = match prepare(plan, pid, descriptors) {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = supervise::abandon(pid);
@@ -110,7 +112,8 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         status.ports(&netup.forwards);
     }
     channel.send(&Message::Go);
-    supervise::follow(&mut Container { process: &plan.process, channel, pid, pidfd, netup, signals, status, report })
+    let process = &plan.process;
+    supervise::follow(&mut Container { process, channel, pid, pidfd, netup, cgroup, signals, status, report })
 }
 
 /// Whether a `--publish` leaves the port on the host open: `80`, `:80`, `IP::80`.
@@ -132,8 +135,8 @@ fn namespaces(plan: &Plan) -> i32 {
         | when(plan.net.is_new(), sys::CLONE_NEWNET)
 }
 
-/// What the child waits for: its map, and its network.
-fn prepare(plan: &Plan, pid: Pid, descriptors: &mut Descriptors) -> Result<(Status, Option<Netup>)> {
+/// What the child waits for: its map, its network, and its limits.
+fn prepare(plan: &Plan, pid: Pid, descriptors: &mut Descriptors) -> Result<(Status, Option<Netup>, Option<Cgroup>)> {
     userns::write_map(pid, &plan.map, plan.privileged)?;
     // Taken only now: without a map this may be tried again with another.
     let taken = std::mem::take(descriptors);
@@ -143,7 +146,9 @@ fn prepare(plan: &Plan, pid: Pid, descriptors: &mut Descriptors) -> Result<(Stat
         Net::User(options) => Some(Netup::start(pid, options, &plan.publish)?),
         _ => None,
     };
-    Ok((status, netup))
+    // Last: a cgroup with a process in it cannot be removed, if something else fails.
+    let cgroup = if plan.limits.is_empty() { None } else { Some(Cgroup::make(pid, &plan.limits)?) };
+    Ok((status, netup, cgroup))
 }
 
 /// DIR is locked as long as this process lives: nobody replaces or removes it meanwhile. An overlay's upper directory can be

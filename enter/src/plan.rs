@@ -15,6 +15,7 @@ use crate::capabilities::Capabilities;
 use crate::config::Docker;
 use crate::directory::{Directory, Filesystem};
 use crate::env::{DEFAULT_PATH, Environment, parse_env_file};
+use crate::limits::Limits;
 use crate::network::{self, Net};
 use crate::process::{self, Groups, Process};
 use crate::rlimit::Limit;
@@ -112,6 +113,8 @@ pub struct Plan {
     pub hostname: String,
     /// Sysctls: name and value.
     pub sysctls: Vec<(String, String)>,
+    /// Limits of the whole container.
+    pub limits: Limits,
     /// The network.
     pub net: Net,
     /// Forwards, as d-netup takes them.
@@ -225,7 +228,7 @@ impl Plan {
             make_workdir: args.workdir.is_none(),
             workdir: workdir(&args, docker)?,
             umask: process::umask(args.umask.as_deref())?,
-            limits: Limit::parse_all(&args.ulimit)?,
+            rlimits: Limit::parse_all(&args.ulimit)?,
             keep_fds: args.keep_fd.clone(),
             stop_signal: stop_signal(docker)?,
             pty,
@@ -246,6 +249,7 @@ impl Plan {
                 Some((Some("none" | "unconfined"), _)) => Seccomp::None,
                 Some((_, file)) => Seccomp::File(file.into()),
             },
+            limits: Limits::decide(&args)?,
             process,
             hostname,
             sysctls: sysctls(&args.sysctl, &net, &shared)?,

@@ -52,8 +52,8 @@ pub struct Process {
     pub make_workdir: bool,
     /// File mode creation mask.
     pub umask: u32,
-    /// Resource limits.
-    pub limits: Vec<Limit>,
+    /// Its own resource limits.
+    pub rlimits: Vec<Limit>,
     /// Descriptors that stay open.
     pub keep_fds: Vec<i32>,
     /// What SIGTERM becomes.

@@ -87,6 +87,11 @@ impl Status {
         notify_socket();
     }
 
+    /// The kernel has killed something inside for want of memory.
+    pub fn out_of_memory(&mut self) {
+        self.line(&json!({ "oom-killed": true }));
+    }
+
     /// The command has ended.
     pub fn exited(&mut self, code: u8) {
         self.line(&json!({ "exit-code": code }));

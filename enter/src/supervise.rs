@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::time::Timespec;
 
 use crate::attend::status_code;
+use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::netup::Netup;
 use crate::process::Process;
@@ -38,6 +39,8 @@ pub struct Container<'a> {
     pub pidfd: OwnedFd,
     /// The helper that connects its network.
     pub netup: Option<Netup>,
+    /// Where its limits are.
+    pub cgroup: Option<Cgroup>,
     /// The signals that are forwarded: blocked since before the clone.
     pub signals: SignalSet,
     /// Where what happens is told.
@@ -116,6 +119,10 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
     let code = state.code.or(ended).unwrap_or(125);
     if let Some(netup) = state.container.netup.take() {
         netup.finish();
+    }
+    if let Some(cgroup) = state.container.cgroup.take() {
+        state.out_of_memory(&cgroup, code);
+        cgroup.remove();
     }
     state.container.status.exited(code);
     state.failure.take().map_or(Ok(code), Err)
@@ -315,8 +322,17 @@ impl Loop<'_, '_> {
                 }
             }
             Message::Stopped(_) => self.stop(),
-            Message::Exited(code) if self.failure.is_none() => self.code = Some(code),
-            Message::Exited(_) | Message::Go | Message::Signal { .. } => {}
+            Message::Exited(code) => {
+                if self.failure.is_none() {
+                    self.code = Some(code);
+                }
+                if let Some(cgroup) = &mut self.container.cgroup {
+                    // The init waits for this: with the last process a scope of systemd is gone, and what it counted.
+                    cgroup.count();
+                    self.container.channel.send(&Message::Go);
+                }
+            }
+            Message::Go | Message::Signal { .. } => {}
         }
         Ok(true)
     }
@@ -327,6 +343,21 @@ impl Loop<'_, '_> {
         let status = rustix::process::waitpid(Some(self.container.pid), WaitOptions::empty());
         let status = status.or_exit(Exit::Enter, || "cannot wait for the container")?;
         Ok(status.map_or(125, |(_, status)| status_code(status)))
+    }
+
+    /// Says that the kernel killed something for want of memory.
+    fn out_of_memory(&mut self, cgroup: &Cgroup, code: u8) {
+        let killed = cgroup.out_of_memory();
+        if killed == 0 {
+            return;
+        }
+        self.container.status.out_of_memory();
+        let words = "killed for want of memory: it needs more than --memory allows";
+        if code == 128 + u8::try_from(Signal::KILL.as_raw()).unwrap_or(0) {
+            self.container.report.error(&anyhow::Error::msg(format!("the command was {words}")));
+        } else {
+            self.container.report.warn(format!("a process of the container was {words} ({killed} in all)"));
+        }
     }
 
     fn netup(&mut self) {

@@ -1,12 +1,13 @@
 //! Limits through the caller's own cgroup: is there a version 2 hierarchy, with which controllers, and is it delegated?
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use d_common::check::Row;
 use rustix::fs::{Access, access};
 
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::cgroup::{ROOT, own_path};
+
 /// What --memory, --cpus and --pids-limit need.
 const WANTED: [&str; 3] = ["memory", "cpu", "pids"];
 const ELSEWHERE: &str = "a systemd user manager (row systemd-user) gives limits without it";
@@ -14,7 +15,8 @@ const ELSEWHERE: &str = "a systemd user manager (row systemd-user) gives limits 
 /// The rows of cgroups.
 pub(super) fn rows() -> [Row; 2] {
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
-    let own = own_cgroup(&read(Path::new("/proc/self/cgroup"))).map(|path| Path::new(ROOT).join(path));
+    let text = read(Path::new("/proc/self/cgroup"));
+    let own = own_path(&text).map(|path| Path::new(ROOT).join(path));
     // The file is there only in version 2, and at the top of a hybrid setup it lies elsewhere.
     let Some(own) = own.filter(|own| own.join("cgroup.controllers").exists()) else {
         let cause = format!("{ROOT} is no cgroup version 2 hierarchy, or not the one that this process is in");
@@ -22,11 +24,6 @@ pub(super) fn rows() -> [Row; 2] {
         return ["cgroup-controllers", "cgroup-delegation"].map(|name| Row::no(name, cause.clone(), remedy.clone()));
     };
     [controllers(&read(&own.join("cgroup.controllers"))), delegation(&own)]
-}
-
-/// The path of this process in the version 2 hierarchy, by the line `0::/PATH` of /proc/self/cgroup, without its first slash.
-fn own_cgroup(text: &str) -> Option<PathBuf> {
-    text.lines().find_map(|line| line.strip_prefix("0::/")).map(PathBuf::from)
 }
 
 fn controllers(available: &str) -> Row {
@@ -60,13 +57,6 @@ fn delegation(own: &Path) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn own_cgroup_is_the_line_of_version_two() {
-        assert_eq!(own_cgroup("0::/user.slice/a b\n"), Some(PathBuf::from("user.slice/a b")));
-        assert_eq!(own_cgroup("9:name=systemd:/\n0::/\n"), Some(PathBuf::new()));
-        assert_eq!(own_cgroup("4:memory:/x\n"), None);
-    }
 
     #[test]
     fn controllers_that_lack_are_named() {

@@ -81,7 +81,7 @@ fn process(plan: &Plan) -> Result<Value> {
         "env": words(&process.environment)?,
         "cwd": word(&process.workdir)?,
         "noNewPrivileges": process.no_new_privs,
-        "rlimits": process.limits.iter().map(rlimit).collect::<Vec<_>>(),
+        "rlimits": process.rlimits.iter().map(rlimit).collect::<Vec<_>>(),
         "capabilities": {
             "bounding": names(caps.bounding),
             "permitted": names(caps.permitted),

@@ -88,7 +88,7 @@ fn a_bundle_says_it_all() {
     );
     assert_eq!((p.process.capabilities.effective, p.process.capabilities.ambient), (1 << 5, 0));
     assert_eq!(
-        (p.process.limits[0].soft, p.process.no_new_privs, p.read_only, p.special),
+        (p.process.rlimits[0].soft, p.process.no_new_privs, p.read_only, p.special),
         (Some(512), true, true, false)
     );
     assert_eq!((p.hostname.as_str(), p.process.workdir.as_os_str()), ("box", "/w".as_ref()));
@@ -108,7 +108,7 @@ fn the_command_line_goes_over_it() {
     assert_eq!(p.masked, ["/proc/kcore"]);
     assert_eq!(plan(&bundle(), "-p 8080:80 b").net, Net::User(Vec::new()));
     assert!(plan(&bundle(), "--dns 1.1.1.1 b").files.iter().any(|(path, _)| path.ends_with("resolv.conf")));
-    assert_eq!(plan(&bundle(), "--ulimit nofile=64 b").process.limits.len(), 1);
+    assert_eq!(plan(&bundle(), "--ulimit nofile=64 b").process.rlimits.len(), 1);
     for line in ["--no-tmpfs b", "--map subid b"] {
         assert!(decide(&bundle(), line).is_err(), "{line}");
     }

@@ -1,0 +1,122 @@
+//! A transient scope of the systemd manager: one StartTransientUnit call by busctl(1), and waiting until the process has been
+//! moved (org.freedesktop.systemd1(5)). For root that is the system's manager, for everybody else the user's own.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
+use d_common::fail;
+use rustix::process::Pid;
+
+use super::{ROOT, missing, own_path};
+use crate::limits::Limits;
+
+/// The manager answers before it has moved the process; on a busy machine that takes a while.
+const PATIENCE: Duration = Duration::from_secs(10);
+const REMEDY: &str = "log in through systemd (loginctl enable-linger USER starts the manager), or start d-enter in a \
+                      delegated cgroup (systemd-run --user --scope -p Delegate=yes)";
+
+/// Makes the scope with `pid` in it; its cgroup.
+///
+/// # Errors
+/// [`Exit::Enter`] without a manager, or when that one cannot limit what is asked for.
+pub(super) fn make(pid: Pid, limits: &Limits) -> Result<PathBuf> {
+    let name = format!("d-enter-{}.scope", std::process::id());
+    call(&["StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "fail"], &properties(pid, limits))?;
+    let path = wait(pid, &name)?;
+    let lacking = missing(&path, limits);
+    if !lacking.is_empty() {
+        fail!(
+            Exit::Enter,
+            "the systemd manager does not have the controllers {}; as root: systemctl edit user@.service, with [Service] \
+             Delegate=cpu memory pids",
+            lacking.join(" ")
+        );
+    }
+    Ok(path)
+}
+
+/// The scope's properties in busctl's words: their number, and for each name, type and value; then no further units.
+fn properties(pid: Pid, limits: &Limits) -> Vec<String> {
+    let mut list: Vec<Vec<String>> = Vec::new();
+    let mut add = |words: &[&str]| list.push(words.iter().map(|w| (*w).to_owned()).collect());
+    add(&["PIDs", "au", "1", &pid.as_raw_nonzero().to_string()]);
+    add(&["Description", "s", "container of d-enter"]);
+    add(&["CollectMode", "s", "inactive-or-failed"]);
+    let numbers = [
+        ("MemoryMax", limits.memory),
+        ("MemorySwapMax", limits.swap),
+        ("CPUQuotaPerSecUSec", limits.cpu),
+        ("TasksMax", limits.pids),
+    ];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            add(&[name, "t", &value.to_string()]);
+        }
+    }
+    let count = list.len().to_string();
+    [count].into_iter().chain(list.into_iter().flatten()).chain(["0".to_owned()]).collect()
+}
+
+fn call(method: &[&str], arguments: &[String]) -> Result<()> {
+    const MANAGER: [&str; 3] =
+        ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+    let uid = rustix::process::geteuid();
+    let mut busctl = Command::new("busctl");
+    busctl.args(["--quiet", if uid.is_root() { "--system" } else { "--user" }, "call"]).args(MANAGER);
+    busctl.args(method).args(arguments);
+    // su(1) and cron leave the manager unnamed.
+    let runtime = format!("/run/user/{}", uid.as_raw());
+    if env::var_os("XDG_RUNTIME_DIR").is_none() && Path::new(&runtime).join("bus").exists() {
+        busctl.env("XDG_RUNTIME_DIR", runtime);
+    }
+    let output = busctl.stdin(Stdio::null()).output();
+    let output = output.or_exit(Exit::Enter, || format!("no systemd manager (busctl cannot be run); {REMEDY}"))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        fail!(
+            Exit::Enter,
+            "no help from the systemd manager ({}); {REMEDY}",
+            words.trim().lines().next().unwrap_or("?")
+        );
+    }
+    Ok(())
+}
+
+/// Waits until the process is in the cgroup of the scope.
+fn wait(pid: Pid, name: &str) -> Result<PathBuf> {
+    let deadline = Instant::now() + PATIENCE;
+    let file = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
+    loop {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        match own_path(&text) {
+            Some(path) if path.ends_with(name) => return Ok(Path::new(ROOT).join(path)),
+            _ if Instant::now() > deadline => {
+                fail!(
+                    Exit::Enter,
+                    "the systemd manager has not moved the container into {name}; see systemctl --user status"
+                )
+            }
+            _ => sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_counted() {
+        let limits = Limits { memory: Some(5), cpu: Some(7), ..Limits::default() };
+        let words = properties(Pid::from_raw(42).unwrap(), &limits);
+        let text = words.join(" ");
+        assert!(text.starts_with("5 PIDs au 1 42 Description s "), "{text}");
+        assert!(text.ends_with("MemoryMax t 5 CPUQuotaPerSecUSec t 7 0"), "{text}");
+    }
+}
