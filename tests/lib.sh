@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by tests/run, tests/demo and tests/bench: packages, the ordinary user, the build. Says what it does to the machine.
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -19,10 +20,17 @@ packages() {
     done
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null || die "install what Debian calls:$missing"
-    say "apt-get install$missing"
-    as_root apt-get -qq update </dev/null >&2
+    say "apt-get install$missing (services that come with them are not started)"
     # shellcheck disable=SC2086 # a list
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $missing </dev/null >&2
+    as_root env DEBIAN_FRONTEND=noninteractive sh -euc '
+        # docker-registry would listen on port 5000 of all addresses from now on.
+        if [ ! -e /usr/sbin/policy-rc.d ]; then
+            trap "rm -f /usr/sbin/policy-rc.d" EXIT
+            printf "#!/bin/sh\nexit 101\n" >/usr/sbin/policy-rc.d
+            chmod 755 /usr/sbin/policy-rc.d
+        fi
+        apt-get -qq update
+        apt-get -qq -y --no-install-recommends install "$@"' sh $missing </dev/null >&2
 }
 
 # slirp4netns and pasta open it; udev makes it 0666, a bare machine may not.
