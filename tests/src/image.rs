@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use d_common::digest::Digest;
 use serde_json::{Value, json};
 
+use crate::tar::{Entry, tar};
+
 /// How a layer is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Compression {
@@ -85,6 +87,48 @@ impl Image {
         blobs.map(|bytes| (Digest::of(&bytes), bytes)).collect()
     }
 
+    /// It as an OCI archive, in the order in which `d-pull -o` writes: index, manifest and config, then the layers.
+    pub fn archive(&self) -> Vec<u8> {
+        let blobs = self.blobs();
+        let (manifest, others) = blobs.split_last().expect("the manifest");
+        let (config, layers) = others.split_last().expect("the config");
+        let index = self.index(&manifest.1).to_string();
+        let mut entries =
+            vec![Entry::file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#), Entry::file("index.json", index)];
+        let mut seen = std::collections::BTreeSet::new();
+        for (digest, bytes) in [manifest, config].into_iter().chain(layers) {
+            if seen.insert(digest.clone()) {
+                entries.push(Entry::file(format!("blobs/sha256/{}", digest.hex()), bytes));
+            }
+        }
+        tar(entries)
+    }
+
+    /// It as `docker save` wrote before Docker 25: layers by directory, `manifest.json` last.
+    pub fn saved(&self, tag: &str) -> Vec<u8> {
+        let blobs = self.blobs();
+        let config = &blobs[blobs.len() - 2];
+        let mut entries = Vec::new();
+        let mut paths = Vec::new();
+        for (n, (_, bytes)) in blobs[..blobs.len() - 2].iter().enumerate() {
+            let dir = Digest::of(&[u8::try_from(n).expect("few layers")]).hex().to_owned();
+            entries.extend([Entry::dir(&dir), Entry::file(format!("{dir}/VERSION"), "1.0")]);
+            entries.push(Entry::file(format!("{dir}/layer.tar"), bytes));
+            paths.push(format!("{dir}/layer.tar"));
+        }
+        let name = format!("{}.json", config.0.hex());
+        entries.push(Entry::file(&name, &config.1));
+        let manifest = json!([{"Config": name, "RepoTags": [tag], "Layers": paths}]);
+        entries.push(Entry::file("manifest.json", manifest.to_string()));
+        tar(entries)
+    }
+
+    fn index(&self, manifest: &[u8]) -> Value {
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
+        json!({"schemaVersion": 2, "manifests": [entry]})
+    }
+
     /// Writes it as an OCI image layout with the tag `latest`; the path of the manifest's blob.
     ///
     /// # Panics
@@ -97,10 +141,7 @@ impl Image {
             fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).expect("a blob");
         }
         let (digest, bytes) = blobs.last().expect("the manifest");
-        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", bytes);
-        entry["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
-        fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [entry]}).to_string())
-            .expect("index");
+        fs::write(layout.join("index.json"), self.index(bytes).to_string()).expect("index");
         fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("oci-layout");
         layout.join("blobs/sha256").join(digest.hex())
     }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result};
 use d_common::exit::Exit;
 use d_common::fail;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::carried::reading;
@@ -48,24 +48,25 @@ pub struct Applier<'a> {
 }
 
 impl<'a> Applier<'a> {
-    /// An applier onto the empty directory `root`.
+    /// An applier onto the empty directory `root`, which belongs to the container's root then.
+    ///
+    /// # Errors
+    /// [`Exit::Data`] when the map has no root.
     pub fn new(
         root: OwnedFd,
         identity: &'a Identity,
         rules: Rules,
         exclude: &'a Exclude,
         whiteouts: Whiteouts,
-    ) -> Self {
-        Self {
-            tree: Tree::new(root),
-            identity,
-            rules,
-            exclude,
-            whiteouts,
-            touched: Touched::new(false),
-            notes: Notes::default(),
-            entries: 0,
+    ) -> Result<Self> {
+        let mut notes = Notes::default();
+        let owner = identity.owner(0, 0)?.filter(|owner| *owner != identity.me);
+        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+        if let Some((uid, gid)) = owner {
+            notes.owner(rustix::fs::fchown(&root, Some(uid), Some(gid)), b"")?;
         }
+        let tree = Tree::new(root, owner);
+        Ok(Self { tree, identity, rules, exclude, whiteouts, touched: Touched::new(false), notes, entries: 0 })
     }
 
     /// Applies the layer whose archive is `stream`. `fate` knows which of its files no layer above keeps.
@@ -76,7 +77,7 @@ impl<'a> Applier<'a> {
         let mut archive = Reader::new(stream, *budget);
         while let Some(entry) = archive.read_entry()? {
             self.entry(&entry, &mut archive, fate)
-                .with_context(|| String::from_utf8_lossy(&entry.path).into_owned())?;
+                .with_context(|| format!("entry {}", String::from_utf8_lossy(&entry.path)))?;
             self.entries += 1;
         }
         *budget = archive.budget();

@@ -15,7 +15,7 @@ use d_common::report::{Level, Report, usage_line};
 
 /// Unpack a container image into a plain directory, without root.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "d-unpack", version, about, disable_help_subcommand = true, infer_long_args = false)]
+#[command(name = "d-unpack", version, about, disable_help_subcommand = true, args_override_self = true)]
 #[command(
     override_usage = "d-unpack [OPTIONS] IMAGE DIR\n       d-unpack --remove DIR...\n       d-unpack --gc | --check"
 )]

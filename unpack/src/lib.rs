@@ -9,22 +9,29 @@ pub mod ahead;
 pub mod apply;
 pub mod archive;
 pub mod args;
+pub mod bundle;
 mod carried;
+pub mod check;
 pub mod compression;
 pub mod config;
 pub mod delete;
+pub mod describe;
 pub mod entry;
 pub mod exclude;
+pub mod fill;
 pub mod identity;
 pub mod image;
 pub mod layer;
+pub mod layers;
 pub mod metadata;
 pub mod notes;
 pub mod opened;
 pub mod place;
 pub mod plan;
+pub mod progress;
 pub mod recognise;
 pub mod remove;
+pub mod replace;
 pub mod rootfs;
 pub mod source;
 pub mod stream;
@@ -32,6 +39,7 @@ pub mod survey;
 pub mod tar;
 pub mod unpack;
 pub mod whiteout;
+pub mod zip;
 
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -61,7 +69,8 @@ pub fn run(plan: &Plan, report: &Report) -> Result<()> {
             print(&place, &stamp, plan.output)
         }
         Plan::Remove { dirs, volumes } => delete::run(dirs, *volumes, report),
-        Plan::Collect(_) | Plan::Check { .. } => d_common::fail!(Exit::Unavailable, "not yet"),
+        Plan::Collect(cache) => layers::collect(cache, report),
+        Plan::Check { json } => check::run(*json),
     }
 }
 

@@ -55,6 +55,16 @@ impl Notes {
         }
     }
 
+    /// Takes in what another one has.
+    pub fn add(&mut self, other: Self) {
+        self.devices += other.devices;
+        self.links_to_excluded += other.links_to_excluded;
+        self.owners = self.owners.or(other.owners);
+        self.modes = self.modes.or(other.modes);
+        self.lost_xattrs.extend(other.lost_xattrs);
+        self.foreign_xattrs.extend(other.foreign_xattrs);
+    }
+
     /// An extended attribute that could not be set.
     pub fn lost_xattr(&mut self, name: &[u8], errno: Errno) {
         if self.lost_xattrs.len() < MAX_NAMES {

@@ -45,6 +45,11 @@ impl Opened {
         }
     }
 
+    /// Whether nothing is lost when it is not read.
+    pub fn is_at_hand(&self) -> bool {
+        !matches!(self, Self::Coming(..))
+    }
+
     /// Finds out what `source` is. What a stream makes wait is kept in a nameless file in `dir`.
     ///
     /// # Errors

@@ -228,6 +228,45 @@ impl Hidden {
         Ok(())
     }
 
+    /// Takes the place of the directory that is there, all at once where the filesystem can exchange; the old one goes.
+    ///
+    /// # Errors
+    /// renameat2(2)'s.
+    pub fn publish_over(self, place: &Place) -> Result<()> {
+        self.sync()?;
+        match rustix::fs::renameat_with(&self.parent, &*self.name, &self.parent, &place.name, RenameFlags::EXCHANGE) {
+            // What bears the hidden name now is the old one: dropped and gone.
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let cannot = || format!("cannot replace {}", place.path.display());
+                let (parent, hidden) = place.hide().or_exit(Exit::CantCreate, cannot)?;
+                self.publish(place)?;
+                remove::tree(parent, hidden.as_bytes()).or_exit(Exit::Io, cannot)
+            }
+        }
+    }
+
+    /// Moves `name` into `dir` as `target`, over what is there.
+    ///
+    /// # Errors
+    /// renameat(2)'s.
+    pub fn give(&self, name: &str, dir: impl AsFd, target: &str) -> Result<()> {
+        rustix::fs::renameat(&self.dir, name, dir, target)
+            .map_err(io::Error::from)
+            .or_exit(Exit::CantCreate, || format!("cannot replace {target}"))
+    }
+
+    /// Moves `name` out of `dir`, if it is there, so that it goes with this directory.
+    ///
+    /// # Errors
+    /// renameat(2)'s.
+    pub fn take(&self, name: &str, dir: impl AsFd) -> Result<()> {
+        match rustix::fs::renameat(dir, name, &self.dir, name) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(io::Error::from(e)).or_exit(Exit::CantCreate, || format!("cannot replace {name}")),
+        }
+    }
+
     /// Exchanges `name` in it and in `dir`; where `dir` has none, it is moved there.
     ///
     /// # Errors

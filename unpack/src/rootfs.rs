@@ -17,7 +17,7 @@ use std::rc::{Rc, Weak};
 use anyhow::Result;
 use d_common::beneath::{Link, Root};
 use d_common::exit::{Exit, Failure};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
 use crate::remove;
@@ -120,6 +120,7 @@ pub enum Missing {
 #[derive(Debug)]
 pub struct Tree {
     root: Root,
+    owner: Option<(Uid, Gid)>,
     handles: HashMap<Vec<u8>, Found>,
     /// The same directory may be reached by several paths; there is one handle of it, since two would remember two mtimes.
     inodes: HashMap<u64, Weak<Dir>>,
@@ -128,9 +129,16 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree beneath `root`.
-    pub fn new(root: OwnedFd) -> Self {
-        Self { root: Root::from_fd(root), handles: HashMap::new(), inodes: HashMap::new(), late_modes: BTreeMap::new() }
+    /// The tree beneath `root`. `owner` is given to the directories that are made without an entry, where it is not the
+    /// process' own.
+    pub fn new(root: OwnedFd, owner: Option<(Uid, Gid)>) -> Self {
+        Self {
+            root: Root::from_fd(root),
+            owner,
+            handles: HashMap::new(),
+            inodes: HashMap::new(),
+            late_modes: BTreeMap::new(),
+        }
     }
 
     /// The directory at `path` (symlinks in it are followed beneath the root); `None` if it is not there and is to be left so.
@@ -184,6 +192,9 @@ impl Tree {
             match rustix::fs::mkdirat(dir.change(), name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
                     let made = self.child(&dir, name, path)?;
+                    if let Some((uid, gid)) = self.owner {
+                        rustix::fs::fchown(&made, Some(uid), Some(gid)).map_err(cannot)?;
+                    }
                     made.set_mtime(timespec(time));
                     return Ok(made);
                 }
@@ -327,7 +338,7 @@ mod tests {
 
     fn tree() -> (tempfile::TempDir, Tree) {
         let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(open_dir(rustix::fs::CWD, dir.path().as_os_str().as_bytes()).unwrap());
+        let tree = Tree::new(open_dir(rustix::fs::CWD, dir.path().as_os_str().as_bytes()).unwrap(), None);
         (dir, tree)
     }
 

@@ -159,7 +159,7 @@ impl<R: Input> Reader<R> {
             self.has_seen_header = true;
             if !self.take_extension(header, &mut before)? {
                 let path = before.path(header);
-                let named = || String::from_utf8_lossy(&path).into_owned();
+                let named = || format!("entry {}", String::from_utf8_lossy(&path));
                 return self.entry(header, before, path.clone()).with_context(named).map(Some);
             }
         }

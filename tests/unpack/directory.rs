@@ -1,0 +1,212 @@
+//! DIR: made at once or not at all, replaced, removed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
+
+use d_tests::Scratch;
+use d_tests::tar::{Entry as E, tar};
+use serde_json::{Value, json};
+
+use crate::{image, tree};
+
+/// Two images, `one` and `two`, that differ in a file and in Cmd.
+fn images(scratch: &Scratch) {
+    for name in ["one", "two"] {
+        let image = image([vec![E::file("f", name), E::dir("d").owner(5, 5)]]).config("Cmd", json!([name]));
+        image.write(&scratch.join(name));
+    }
+}
+
+fn read(scratch: &Scratch, path: &str) -> String {
+    fs::read_to_string(scratch.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn config(scratch: &Scratch, path: &str) -> Value {
+    serde_json::from_str(&read(scratch, path)).unwrap()
+}
+
+#[test]
+fn what_is_in_it() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.run(["d-unpack", "one", "c"]).ok();
+    assert_eq!(scratch.names("c"), ["config.json", "image.json", "image.txt", "rootfs", "volumes"]);
+    assert_eq!(fs::metadata(scratch.join("c")).unwrap().mode() & 0o7777, 0o700);
+    let stamp = fs::metadata(scratch.join("c/image.txt")).unwrap().modified().unwrap();
+    assert!(SystemTime::now().duration_since(stamp).unwrap_or_default() < Duration::from_secs(60));
+}
+
+#[test]
+fn results_are_printed_as_asked() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    let path = scratch.join("c").to_str().unwrap().to_owned();
+    let run = |option: &str| {
+        let out = scratch.run(["d-unpack", option, "one", "./home/../c"]).ok().stdout;
+        scratch.run(["d-unpack", "--remove", "c"]).ok();
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(run("-q"), format!("{path}\n"));
+    assert_eq!(run("-0"), format!("{path}\0"));
+    let line: Value = serde_json::from_str(&run("--json")).unwrap();
+    assert_eq!((line["dir"].as_str(), line["reference"].as_str()), (Some(path.as_str()), Some("latest")));
+}
+
+#[test]
+fn what_exists_is_refused_but_for_an_empty_directory() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.sh("mkdir empty full; touch full/x file; ln -s nowhere dangling").ok();
+    scratch.run(["d-unpack", "one", "empty"]).ok();
+    for dir in ["full", "file", "dangling", "empty", "missing/dir", "/"] {
+        scratch.run(["d-unpack", "two", dir]).fails(73);
+    }
+    assert_eq!((read(&scratch, "empty/rootfs/f"), scratch.names("full")), ("one".to_owned(), vec!["x".to_owned()]));
+    scratch.run(["d-unpack", "--replace", "two", "full"]).fails(73).err_has("no container directory");
+}
+
+#[test]
+fn replacing_keeps_volumes_and_edits() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.run(["d-unpack", "--replace", "one", "c"]).ok();
+    scratch.write("c/volumes/data/x", "mine");
+    scratch.write("c/notes", "mine");
+    scratch.write("c/rootfs/written-inside", "");
+    scratch.run(["d-unpack", "--replace", "two", "c"]).ok();
+    assert_eq!(tree(&scratch, "c"), "d/ f=two");
+    assert_eq!((read(&scratch, "c/volumes/data/x"), read(&scratch, "c/notes")), ("mine".into(), "mine".into()));
+    assert_eq!(config(&scratch, "c/config.json")["Cmd"], json!(["two"]));
+    assert!(!scratch.join("c/config.json.new").exists());
+    // An edited config.json stays.
+    let mut edited = config(&scratch, "c/config.json");
+    edited["publish"] = json!(["8080:80"]);
+    scratch.write("c/config.json", edited.to_string());
+    scratch.run(["d-unpack", "--replace", "one", "c"]).ok().err_has("config.json.new");
+    assert_eq!(config(&scratch, "c/config.json"), edited);
+    assert_eq!(config(&scratch, "c/config.json.new")["Cmd"], json!(["one"]));
+    assert_eq!(tree(&scratch, "c"), "d/ f=one");
+    scratch.run(["d-unpack", "--replace=all", "two", "c"]).ok();
+    assert_eq!(scratch.names("c"), ["config.json", "image.json", "image.txt", "rootfs", "volumes"]);
+    assert_eq!(scratch.names("c/volumes"), [""; 0]);
+    assert_eq!(config(&scratch, "c/config.json")["Cmd"], json!(["two"]));
+    assert!(scratch.names("").iter().all(|name| !name.contains("d-unpack")), "{:?}", scratch.names(""));
+}
+
+#[test]
+fn the_same_image_touches_the_stamp_alone() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.run(["d-unpack", "one", "c"]).ok();
+    scratch.write("c/rootfs/mine", "");
+    let inode = |path: &str| fs::metadata(scratch.join(path)).unwrap().ino();
+    let time = || fs::metadata(scratch.join("c/image.txt")).unwrap().modified().unwrap();
+    let (before, config, rootfs) = (time(), inode("c/config.json"), inode("c/rootfs"));
+    std::thread::sleep(Duration::from_millis(20));
+    scratch.run(["d-unpack", "--replace", "one", "c"]).ok();
+    scratch.sh("(cd one; tar c oci-layout index.json blobs) | d-unpack --replace - c").ok();
+    assert!(time() > before && scratch.join("c/rootfs/mine").exists());
+    assert_eq!((inode("c/config.json"), inode("c/rootfs")), (config, rootfs));
+    scratch.run(["d-unpack", "--replace", "--strip-setid", "one", "c"]).ok();
+    assert!(!scratch.join("c/rootfs/mine").exists());
+}
+
+#[test]
+fn a_directory_in_use_is_left_alone() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.run(["d-unpack", "one", "c"]).ok();
+    scratch.write("script", "exec 9<c; flock -s 9; touch locked; sleep 20");
+    let holder = scratch.run(["sh", "script"]).spawn();
+    assert!(d_tests::eventually(Duration::from_secs(20), || scratch.join("locked").exists()));
+    for args in [&["--replace", "two", "c"][..], &["--remove", "c"]] {
+        scratch.run(["d-unpack"]).args(args).fails(73).err_has("in use by process");
+    }
+    drop(holder);
+    assert_eq!(tree(&scratch, "c"), "d/ f=one");
+}
+
+#[test]
+fn removing() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    for dir in ["a", "b", "c"] {
+        scratch.run(["d-unpack", "one", dir]).ok();
+    }
+    scratch.write("c/volumes/data", "mine");
+    scratch.sh("mkdir -p other/rootfs; touch other/x; mkdir empty").ok();
+    scratch.run(["d-unpack", "--remove", "a", "b"]).ok().silent().prints("");
+    scratch.run(["d-unpack", "--remove", "c"]).fails(73).err_has("--volumes");
+    for (dir, code) in [("other", 73), ("empty", 73), ("/etc", 73), ("missing", 66)] {
+        scratch.run(["d-unpack", "--remove", dir]).fails(code);
+    }
+    assert!(scratch.join("c/volumes/data").exists() && scratch.join("other/x").exists());
+    scratch.run(["d-unpack", "--remove", "--volumes", "c"]).ok();
+    assert_eq!(scratch.names(""), ["cache", "empty", "home", "one", "other", "two"]);
+}
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    let big = tar([E::file("big", vec![0; 4 << 20])]);
+    scratch.write("big.tar", &big);
+    scratch.write("script", "(head -c 3000000 big.tar; touch sent; sleep 20) | d-unpack - c");
+    let run = scratch.run(["sh", "script"]).spawn();
+    assert!(d_tests::eventually(Duration::from_secs(20), || {
+        scratch.join("sent").exists() && scratch.names("").iter().any(|n| n.starts_with(".c.d-unpack."))
+    }));
+    // A live one is left alone.
+    scratch.run(["d-unpack", "one", "c"]).ok();
+    assert!(scratch.names("").iter().any(|n| n.starts_with(".c.d-unpack.")));
+    scratch.run(["d-unpack", "--remove", "c"]).ok();
+    drop(run);
+    scratch.run(["d-unpack", "two", "c"]).ok();
+    assert_eq!(scratch.names("").iter().filter(|n| n.starts_with('.')).count(), 0, "{:?}", scratch.names(""));
+    assert_eq!(tree(&scratch, "c"), "d/ f=two");
+}
+
+#[test]
+fn excluded_paths() {
+    let scratch = Scratch::new();
+    let layer = vec![
+        E::dir("usr"),
+        E::dir("usr/doc"),
+        E::file("usr/doc/a", "1"),
+        E::file("usr/a.pyc", "2"),
+        E::file("usr/b", "3"),
+        E::hard_link("usr/c", "usr/doc/a"),
+        E::file("keep/doc", "4"),
+    ];
+    let manifest = image([layer, vec![E::file("usr/.wh.b", "")]]).write(&scratch.join("image"));
+    let done = scratch.run(["d-unpack", "--exclude=/usr/doc", "--exclude", "*.pyc"]).arg(manifest).arg("c").ok();
+    done.err_has("1 hard links to excluded files");
+    assert_eq!(tree(&scratch, "c"), "keep/ keep/doc=4 usr/");
+}
+
+#[test]
+fn bounds() {
+    let scratch = Scratch::new();
+    let manifest =
+        image([vec![E::file("a", "x".repeat(5000)), E::file("b", "x".repeat(5000))]]).write(&scratch.join("image"));
+    let before = scratch.names("");
+    let run = |option: &str| scratch.run(["d-unpack", option]).arg(&manifest).arg("c");
+    run("--max-size=9000").fails(65).err_has("--max-size");
+    run("--max-size=9K").fails(65).err_has("--max-size");
+    run("--max-files=1").fails(65).err_has("--max-files");
+    run("--max-size=nonsense").fails(64);
+    assert_eq!(scratch.names(""), before);
+    run("--max-size=10000").arg("--max-files=2").ok();
+}
+
+#[test]
+fn the_check_reports_each_map() {
+    let scratch = Scratch::new();
+    let done = scratch.run(["d-unpack", "--check"]).ok();
+    done.out_has("map-single").out_has("map-subid");
+    for line in scratch.run(["d-unpack", "--check", "--json"]).ok().out().lines() {
+        let item: Value = serde_json::from_str(line).unwrap();
+        assert!(item["name"].is_string() && item["ok"].is_boolean(), "{line}");
+    }
+}

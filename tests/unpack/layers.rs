@@ -1,0 +1,103 @@
+//! `--layers`: unpacked layers that containers share.
+
+use std::fs;
+
+use d_tests::Scratch;
+use d_tests::tar::Entry as E;
+
+use crate::{image, maps};
+
+/// The tree of the overlay that DIR is, as the container's root sees it.
+#[track_caller]
+fn overlay(scratch: &Scratch, dir: &str) -> Option<String> {
+    let list = fs::read_to_string(scratch.join(dir).join("layers")).unwrap();
+    let mut layers: Vec<&str> = list.lines().collect();
+    layers.reverse();
+    let map = if maps().len() > 1 && !d_tests::is_root() { "--map-auto" } else { "--user" };
+    let script = format!(
+        "mkdir -p mnt; mount -t overlay -o userxattr,lowerdir={},upperdir={dir}/upper,workdir={dir}/work o mnt || exit 42
+         cd mnt; find . -mindepth 1 -printf '%y%P ' | tr ' ' '\\n' | sort | tr '\\n' ' '; cat f 2>/dev/null || :",
+        layers.join(":")
+    );
+    let done = scratch.run(["unshare", map, "--map-root-user", "--mount", "sh", "-c", &script]).done();
+    (done.code() != 42).then(|| done.out())
+}
+
+#[test]
+fn an_overlay_shows_the_image() {
+    let scratch = Scratch::new();
+    let base = vec![
+        E::dir("d"),
+        E::file("d/x", "1"),
+        E::file("gone", "2"),
+        E::dir("o"),
+        E::file("o/hidden", ""),
+        E::file("f", "3"),
+    ];
+    let top = vec![
+        E::file(".wh.gone", ""),
+        E::dir("o"),
+        E::file("o/new", ""),
+        E::file("o/.wh..wh..opq", ""),
+        E::file("f", "4"),
+    ];
+    let manifest = image([base, top]).write(&scratch.join("image"));
+    for dir in ["one", "two"] {
+        scratch.run(["d-unpack", "-q", "--layers"]).arg(&manifest).arg(dir).ok();
+    }
+    assert_eq!(scratch.names("one/rootfs"), [""; 0]);
+    assert_eq!(fs::read(scratch.join("one/layers")).unwrap(), fs::read(scratch.join("two/layers")).unwrap());
+    match overlay(&scratch, "one") {
+        Some(tree) => {
+            assert_eq!(tree, " dd do dd/x ff fo/new 4".replace(" dd do dd/x ff fo/new", "dd do fd/x ff fo/new"))
+        }
+        None => d_tests::skip("no overlay in a user namespace here"),
+    }
+}
+
+#[test]
+fn layers_live_as_long_as_a_container_needs_them() {
+    let scratch = Scratch::new();
+    let shared = || vec![E::file("a", "shared")];
+    image([shared(), vec![E::file("b", "1")]]).write(&scratch.join("one"));
+    image([shared(), vec![E::file("b", "2")]]).write(&scratch.join("two"));
+    for name in ["one", "two"] {
+        scratch.run(["d-unpack", "--layers", name, &format!("c{name}")]).ok();
+    }
+    let count = || scratch.names("cache/d-utils/layers").len() - 1;
+    assert_eq!(count(), 3);
+    scratch.run(["d-unpack", "--gc"]).ok();
+    assert_eq!(count(), 3);
+    scratch.run(["d-unpack", "--remove", "cone"]).ok();
+    scratch.run(["d-unpack", "--gc"]).ok();
+    assert_eq!(count(), 2);
+    scratch.run(["d-unpack", "--remove", "ctwo"]).ok();
+    scratch.run(["d-unpack", "--gc"]).ok();
+    assert_eq!(count(), 0);
+}
+
+#[test]
+fn options_that_change_content_make_layers_of_their_own() {
+    let scratch = Scratch::new();
+    let manifest = image([vec![E::file("a", "").mode(0o4755)]]).write(&scratch.join("image"));
+    for (dir, option) in [("a", "-q"), ("b", "--strip-setid"), ("c", "--map=single")] {
+        scratch.run(["d-unpack", "-q", "--layers", option]).arg(&manifest).arg(dir).done();
+    }
+    let layers = |dir: &str| fs::read_to_string(scratch.join(dir).join("layers")).unwrap();
+    assert_ne!(layers("a"), layers("b"));
+    assert!(maps().len() == 1 || layers("a") != layers("c"));
+    scratch.write("r.tar", d_tests::tar::tar([E::file("f", "")]));
+    scratch.run(["d-unpack", "--layers", "r.tar", "d"]).fails(64);
+}
+
+#[test]
+fn two_hundred_layers() {
+    let scratch = Scratch::new();
+    let image = (0..200)
+        .fold(d_tests::image::Image::new(), |image, n| image.layer(d_tests::tar::tar([E::file(format!("f{n}"), "x")])));
+    let manifest = image.write(&scratch.join("image"));
+    scratch.run(["d-unpack", "--layers"]).arg(&manifest).arg("c").ok();
+    assert_eq!(fs::read_to_string(scratch.join("c/layers")).unwrap().lines().count(), 200);
+    scratch.run(["d-unpack"]).arg(&manifest).arg("plain").ok();
+    assert_eq!(scratch.names("plain/rootfs").len(), 200);
+}

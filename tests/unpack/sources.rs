@@ -1,0 +1,221 @@
+//! IMAGE: every form of it, the choice among several, and what is none.
+
+use std::fs;
+
+use d_common::container::Stamp;
+use d_tests::image::{Compression, Image, descriptor};
+use d_tests::tar::{Entry as E, tar, tar_without_end};
+use d_tests::{Scratch, have, skip};
+use serde_json::json;
+
+use crate::{image, tree};
+
+fn sample() -> Image {
+    image([vec![E::dir("d"), E::file("d/f", "1")], vec![E::file("g", "2")]]).config("Cmd", json!(["/bin/x"]))
+}
+
+const TREE: &str = "d/ d/f=1 g=2";
+
+#[track_caller]
+fn gives(scratch: &Scratch, operand: &str, expected: &str) -> Stamp {
+    let done = scratch.run(["d-unpack", operand, "c"]).ok();
+    done.silent().prints(scratch.join("c").to_str().unwrap());
+    assert_eq!(tree(scratch, "c"), expected, "{operand}");
+    let stamp = Stamp::parse(&fs::read_to_string(scratch.join("c/image.txt")).unwrap());
+    scratch.run(["d-unpack", "--remove", "c"]).ok().silent().prints("");
+    stamp
+}
+
+#[test]
+fn a_manifest_and_a_layout() {
+    let scratch = Scratch::new();
+    let manifest = sample().write(&scratch.join("image"));
+    let digest = format!("sha256:{}", manifest.file_name().unwrap().to_str().unwrap());
+    for operand in [manifest.to_str().unwrap(), "image", "image:latest", "./image"] {
+        let stamp = gives(&scratch, operand, TREE);
+        assert_eq!((stamp.digest.as_deref(), stamp.reference.as_deref()), (Some(digest.as_str()), Some("latest")));
+        assert_eq!(stamp.platform.as_deref().map(|p| p.starts_with("linux/")), Some(true));
+    }
+    // An existing path wins over a split at the colon.
+    fs::rename(scratch.join("image"), scratch.join("image:latest")).unwrap();
+    gives(&scratch, "image:latest", TREE);
+}
+
+#[test]
+fn layers_in_every_coat() {
+    for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
+        let scratch = Scratch::new();
+        Image::new().layer_as(tar([E::file("f", "x".repeat(300_000))]), compression).write(&scratch.join("image"));
+        scratch.run(["d-unpack", "image", "c"]).ok();
+        assert_eq!(fs::metadata(scratch.join("c/rootfs/f")).unwrap().len(), 300_000, "{compression:?}");
+    }
+}
+
+#[test]
+fn archives_of_images_as_files_and_pipes() {
+    let scratch = Scratch::new();
+    scratch.write("oci.tar", sample().archive());
+    scratch.write("saved.tar", sample().saved("repo/name:tag"));
+    scratch.sh("gzip -k oci.tar saved.tar; sh -c 'mkdir x; cd x; tar xf ../oci.tar; tar cf ../late.tar blobs index.json oci-layout'").ok();
+    for file in ["oci.tar", "saved.tar", "oci.tar.gz", "saved.tar.gz", "late.tar"] {
+        gives(&scratch, file, TREE);
+        scratch.sh(&format!("cat {file} | d-unpack - c; d-unpack - e < {file}")).ok();
+        assert_eq!(tree(&scratch, "c"), TREE, "{file} through a pipe");
+        assert_eq!(fs::read(scratch.join("c/config.json")).unwrap(), fs::read(scratch.join("e/config.json")).unwrap());
+        scratch.run(["d-unpack", "--remove", "c", "e"]).ok();
+    }
+    let stamp = gives(&scratch, "saved.tar:repo/name:tag", TREE);
+    assert_eq!(stamp.reference.as_deref(), Some("repo/name:tag"));
+    gives(&scratch, "oci.tar:latest", TREE);
+    scratch.run(["d-unpack", "saved.tar:other", "c"]).fails(66).err_has("repo/name:tag");
+    scratch.run(["d-unpack", "oci.tar:other", "c"]).fails(66).err_has("latest");
+}
+
+#[test]
+fn archives_of_root_filesystems() {
+    let scratch = Scratch::new();
+    scratch.write("r.tar", tar([E::dir("d"), E::file("d/f", "1"), E::file("g", "2")]));
+    scratch.sh("gzip -k r.tar; bzip2 -k r.tar; xz -k r.tar; zstd -q r.tar; for i in 1 2; do split -n 2 r.tar p; done; (gzip < paa; gzip < pab) > m.tar.gz; (zstd -q < paa; zstd -q < pab) > m.tar.zst; (xz < paa; xz < pab) > m.tar.xz; (bzip2 < paa; bzip2 < pab) > m.tar.bz2").ok();
+    for file in
+        ["r.tar", "r.tar.gz", "r.tar.bz2", "r.tar.xz", "r.tar.zst", "m.tar.gz", "m.tar.zst", "m.tar.xz", "m.tar.bz2"]
+    {
+        let stamp = gives(&scratch, file, TREE);
+        let sum = scratch.run(["sha256sum", file]).ok().out();
+        assert_eq!(stamp.digest.unwrap(), format!("sha256:{}", sum.split(' ').next().unwrap()), "{file}");
+        scratch.sh(&format!("cat {file} | d-unpack - c")).ok();
+        assert_eq!(tree(&scratch, "c"), TREE, "{file} through a pipe");
+        scratch.run(["d-unpack", "--remove", "c"]).ok();
+    }
+    scratch.run(["d-unpack", "r.tar:name", "c"]).fails(66);
+}
+
+#[test]
+fn zip_files() {
+    if !have("zip") {
+        return skip("no zip");
+    }
+    let scratch = Scratch::new();
+    scratch.sh("mkdir -p z/d; echo -n 1 > z/d/f; echo -n 2 > z/g; chmod 750 z/g; ln -s g z/l; touch -d @1700000000 z/g; cd z; zip -q -y -r ../z.zip .").ok();
+    gives(&scratch, "z.zip", "d/ d/f=1 g=2 l->g");
+    scratch.sh("cat z.zip | d-unpack - c").ok();
+    assert_eq!(crate::find(&scratch, scratch.join("c/rootfs"), "%P %m %Ts")[2], "g 750 1700000000");
+    for script in ["head -c 200 z.zip > t.zip", "sed s/PK.../PKxxx/ z.zip > t.zip; printf garbage >> t.zip"] {
+        scratch.sh(script).ok();
+        scratch.run(["d-unpack", "t.zip", "e"]).fails(65);
+    }
+}
+
+#[test]
+fn the_platform_is_chosen_from_an_index() {
+    let scratch = Scratch::new();
+    let mut manifests = Vec::new();
+    for architecture in ["amd64", "arm64", "s390x"] {
+        let mut image = image([vec![E::file(architecture, "")]]);
+        image.config["architecture"] = json!(architecture);
+        let manifest = image.write(&scratch.join("image"));
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &fs::read(manifest).unwrap());
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+        manifests.push(entry);
+    }
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
+    let bytes = index.to_string().into_bytes();
+    let entry = descriptor("application/vnd.oci.image.index.v1+json", &bytes);
+    scratch.write(format!("image/blobs/sha256/{}", &entry["digest"].as_str().unwrap()[7..]), &bytes);
+    scratch.write("image/index.json", json!({"schemaVersion": 2, "manifests": [entry]}).to_string());
+    let of = |platform: &str| {
+        scratch.run(["d-unpack", "--platform", platform, "image", "c"]).ok();
+        let tree = tree(&scratch, "c");
+        scratch.run(["d-unpack", "--remove", "c"]).ok();
+        tree
+    };
+    assert_eq!((of("linux/arm64"), of("linux/x86_64")), ("arm64=".into(), "amd64=".into()));
+    let done = scratch.run(["d-unpack", "image", "c"]).env("D_PLATFORM", "linux/riscv64").fails(66);
+    done.err_has("linux/s390x");
+    // Without a choice the host's.
+    let host = if cfg!(target_arch = "aarch64") { "arm64=" } else { "amd64=" };
+    gives(&scratch, "image", host);
+}
+
+#[test]
+fn what_is_no_image() {
+    let scratch = Scratch::new();
+    scratch.write("text", "hello, world\n".repeat(100));
+    scratch.write("empty", "");
+    scratch.sh("mkdir dir; printf 'LZIP\\1' > t.lz").ok();
+    for (operand, code, words) in [
+        ("text", 65, "neither an image nor"),
+        ("empty", 65, "empty"),
+        ("dir", 65, "no image"),
+        ("t.lz", 65, "lzip"),
+        ("missing", 66, "d-unpack \"$(d-pull missing)\" DIR"),
+        ("alpine:3.20", 66, "d-unpack \"$(d-pull alpine:3.20)\" DIR"),
+        ("./missing", 66, "no such file"),
+        ("text:", 66, "no name"),
+        ("", 64, "IMAGE is empty: the command that should print it failed"),
+    ] {
+        scratch.run(["d-unpack", operand, "c"]).fails(code).err_has(words);
+    }
+    scratch.run(["d-unpack", "text", ""]).fails(64).err_has("DIR is empty");
+    scratch.run(["d-unpack", "text"]).fails(64);
+    scratch.run(["d-unpack", "--no-such-option", "text", "c"]).fails(64);
+    assert!(!scratch.join("c").exists());
+}
+
+#[test]
+fn manifests_that_do_not_hold() {
+    let scratch = Scratch::new();
+    let write = |name: &str, image: Image, change: &dyn Fn(&mut serde_json::Value)| {
+        let manifest = image.write(&scratch.join(name));
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(manifest).unwrap()).unwrap();
+        change(&mut json);
+        let bytes = json.to_string().into_bytes();
+        let entry = descriptor("application/vnd.oci.image.manifest.v1+json", &bytes);
+        let hex = entry["digest"].as_str().unwrap()[7..].to_owned();
+        scratch.write(format!("{name}/blobs/sha256/{hex}"), bytes);
+        scratch.write(format!("{name}/index.json"), json!({"schemaVersion": 2, "manifests": [entry]}).to_string());
+    };
+    write("schema1", sample(), &|m| m["schemaVersion"] = json!(1));
+    write("artifact", sample(), &|m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"));
+    write("fewer", sample(), &|m| drop(m["layers"].as_array_mut().unwrap().pop()));
+    write("size", sample(), &|m| m["layers"][0]["size"] = json!(7));
+    write("swapped", sample(), &|m| m["layers"].as_array_mut().unwrap().swap(0, 1));
+    write("gone", sample(), &|m| m["layers"][0]["digest"] = json!(format!("sha256:{}", "0".repeat(64))));
+    for (name, words) in [
+        ("schema1", "schema 1"),
+        ("artifact", "helm"),
+        ("fewer", "diff_ids"),
+        ("size", "descriptor says 7"),
+        ("swapped", "diff_id"),
+        ("gone", "missing"),
+    ] {
+        scratch.run(["d-unpack", "-q", name, "c"]).fails(65).err_has(words);
+        assert!(!scratch.join("c").exists(), "{name}");
+    }
+    // One byte of a blob.
+    let image = sample();
+    image.write(&scratch.join("flipped"));
+    let (digest, bytes) = &image.blobs()[0];
+    let mut bytes = bytes.clone();
+    bytes[1024] ^= 1;
+    scratch.write(format!("flipped/blobs/sha256/{}", digest.hex()), &bytes);
+    scratch.run(["d-unpack", "flipped", "c"]).fails(65).err_has("digest");
+}
+
+#[test]
+fn a_stream_that_ends_early_is_no_image() {
+    let scratch = Scratch::new();
+    let whole = sample().archive();
+    let before = scratch.names("");
+    let blocks = whole.len() / 512 - 2;
+    for cut in (0..blocks).map(|n| n * 512).chain([1, 700, 1500, whole.len() - 1500]) {
+        scratch.run(["d-unpack", "-", "c"]).stdin(&whole[..cut]).fails(65);
+        assert_eq!(scratch.names(""), before, "cut at {cut}");
+    }
+    let rootfs = tar_without_end([E::file("f", "1")]);
+    scratch.run(["d-unpack", "-", "c"]).stdin(&rootfs).fails(65).err_has("end marker");
+    scratch.run(["d-unpack", "-", "c"]).stdin("").fails(65);
+    scratch.run(["d-unpack", "-", "c"]).stdin([&whole[..], b"garbage"].concat()).fails(65);
+    scratch.sh("false | d-unpack - c").code(65);
+    assert_eq!(scratch.names(""), before);
+}
