@@ -22,6 +22,7 @@ use crate::channel::Message;
 use crate::init::Start;
 use crate::plan::{Plan, Seccomp};
 use crate::process::{Groups, Process};
+use crate::program;
 use crate::seccomp::{Profile, fakeroot};
 
 /// The system call filters of the command.
@@ -210,7 +211,7 @@ fn exec(process: &Process) -> anyhow::Error {
     };
     let shown = name.display();
     if name.as_bytes().contains(&b'/') {
-        let error = sys::execve(&argv[0], &argv, &envp);
+        let error = program::execute(&argv[0], &argv, &envp);
         return explain(&shown.to_string(), Path::new(name), &error);
     }
     let mut denied = None;
@@ -221,7 +222,7 @@ fn exec(process: &Process) -> anyhow::Error {
         if !candidate.is_file() {
             continue;
         }
-        let error = sys::execve(&path, &argv, &envp);
+        let error = program::execute(&path, &argv, &envp);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             // execvp(3)'s rule: what may not be executed here may be further on.
             Some(Errno::ACCESS) => denied = Some((candidate, error)),
@@ -246,6 +247,9 @@ fn explain(shown: &str, path: &Path, error: &io::Error) -> anyhow::Error {
         Some(Errno::NOENT | Errno::NOTDIR) => (Exit::CommandNotFound, "not found in the root filesystem".to_owned()),
         Some(Errno::NOEXEC) => {
             (Exit::CannotExecute, "not a program of this machine, nor a script with a #! line".to_owned())
+        }
+        Some(Errno::LOOP) => {
+            (Exit::CannotExecute, "links go round in circles, or through /proc out of the container".to_owned())
         }
         Some(Errno::ACCESS) if path.is_dir() => (Exit::CannotExecute, "it is a directory".to_owned()),
         Some(Errno::ACCESS) => (Exit::CannotExecute, "not executable for this user".to_owned()),

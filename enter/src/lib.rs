@@ -29,6 +29,7 @@ pub mod overlay;
 pub mod paths;
 pub mod plan;
 pub mod process;
+pub mod program;
 pub mod rlimit;
 pub mod root;
 pub mod seccomp;
