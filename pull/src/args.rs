@@ -78,7 +78,7 @@ pub struct Args {
     #[arg(long, value_name = "LOCATION")]
     pub mirror: Vec<String>,
     /// Longest silence of a registry, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 
     /// Print what is cached, as lines REF PLATFORM DIGEST

@@ -241,14 +241,14 @@ impl<'a> Download<'a> {
         loop {
             let outcome = response.read(&mut self.buffer);
             let whole = self.partial.len == self.blob.size;
-            let transient = |error: Error, len: u64| Trouble::Transient { error, after: None, progress: len > before };
+            let progress = self.partial.len > before;
             match outcome {
                 Ok(0) if whole => return Ok(()),
                 // All bytes are here; what the connection does after them is no matter.
                 Err(_) if whole => return Ok(()),
                 Ok(0) => {
                     let early = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                    return Err(transient(cut(early, &url), self.partial.len));
+                    return Err(cut(early, &url, progress));
                 }
                 Ok(n) if self.partial.len + n as u64 > self.blob.size => {
                     return Err(self.wrong_size(self.partial.len + n as u64).into());
@@ -258,7 +258,7 @@ impl<'a> Download<'a> {
                     self.hasher.update(&self.buffer[..n]);
                     self.grown();
                 }
-                Err(error) => return Err(transient(cut(error, &url), self.partial.len)),
+                Err(error) => return Err(cut(error, &url, progress)),
             }
             if cancelled.load(Ordering::Relaxed) {
                 return Err(failure(Exit::TryAgain, "given up, since another blob failed").into());

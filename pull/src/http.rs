@@ -11,14 +11,14 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use d_common::exit::{Exit, OrExit, caused, failure};
 use d_common::report::{Report, errno_text};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode, Url};
 
-use crate::retry::{Trouble, retry_after};
+use crate::retry::{Hitch, Trouble, retry_after};
 use crate::tls::{Trust, Trusts};
 
 /// Time to reach a host.
@@ -156,7 +156,7 @@ pub fn read_body(response: Response, limit: u64, too_long: Exit) -> Result<Vec<u
         if error.kind() == io::ErrorKind::InvalidData {
             return failure(too_long, format!("the answer of {} is {error}", shown(&url))).into();
         }
-        Trouble::transient(cut(error, &url))
+        cut(error, &url, false)
     })
 }
 
@@ -170,13 +170,13 @@ pub fn unexpected(response: Response) -> Trouble {
         .and_then(|v| retry_after(v, SystemTime::now()));
     let said = registry_message(response);
     let message = format!("{} answers {}{said}", shown(&url), words(status));
+    let transient = || {
+        let error = failure(Exit::TryAgain, &message);
+        Trouble::Transient(Hitch { error, after, progress: false, silence: false })
+    };
     match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Trouble::Transient { error: failure(Exit::TryAgain, message), after, progress: false }
-        }
-        s if s.is_server_error() => {
-            Trouble::Transient { error: failure(Exit::TryAgain, message), after, progress: false }
-        }
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => transient(),
+        s if s.is_server_error() => transient(),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => failure(Exit::NotAllowed, message).into(),
         StatusCode::NOT_FOUND => failure(Exit::NotFound, message).into(),
         _ => failure(Exit::Protocol, message).into(),
@@ -266,8 +266,11 @@ fn trouble(error: &reqwest::Error, url: &Url) -> Trouble {
     };
     let reason =
         if error.is_timeout() && causes.is_empty() { "timed out".to_owned() } else { causes.pop().unwrap_or_default() };
-    let message = failure(Exit::TryAgain, format!("{step} {host}: {reason}"));
-    if error.is_builder() { Trouble::Fatal(message) } else { Trouble::transient(message) }
+    let error_of = failure(Exit::TryAgain, format!("{step} {host}: {reason}"));
+    if error.is_builder() {
+        return Trouble::Fatal(error_of);
+    }
+    Trouble::Transient(Hitch { error: error_of, after: None, progress: false, silence: error.is_timeout() })
 }
 
 /// The TLS error in a cause, which an `io::Error` may wrap without naming it as its source.
@@ -278,9 +281,13 @@ fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     }
 }
 
-/// The error of a body that ended early or went silent.
-pub fn cut(error: io::Error, url: &Url) -> Error {
-    caused(Exit::TryAgain, format_args!("the answer of {} was cut", shown(url)), error)
+/// What a body that ended early or went silent means; `progress`: whether it brought anything.
+pub fn cut(error: io::Error, url: &Url, progress: bool) -> Trouble {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<reqwest::Error>());
+    let silence = inner.is_some_and(reqwest::Error::is_timeout);
+    let how = if silence { "went silent" } else { "was cut" };
+    let error = caused(Exit::TryAgain, format_args!("the answer of {} {how}", shown(url)), error);
+    Trouble::Transient(Hitch { error, after: None, progress, silence })
 }
 
 #[cfg(test)]

@@ -185,7 +185,8 @@ impl Plan {
         }
         Ok(Self {
             action,
-            cache: cwd.join(cache),
+            // Without the `.` in `./cache`: it is printed.
+            cache: cwd.join(cache).components().collect(),
             platform,
             platform_given,
             jobs: number("--jobs", args.jobs, "D_JOBS", text("D_JOBS"), 1..=MAX_JOBS, JOBS)?,
@@ -353,6 +354,9 @@ impl<'a> Folders<'a> {
     }
 
     fn registries_conf(&self) -> RegistriesConf {
+        if let Some(file) = self.variable("CONTAINERS_REGISTRIES_CONF") {
+            return RegistriesConf { files: vec![file], folders: Vec::new() };
+        }
         let places = |name: &str| {
             let own = self.config().map(|d| d.join(name));
             own.into_iter().chain([Path::new("/etc/containers").join(name)]).collect::<Vec<_>>()
@@ -385,7 +389,7 @@ mod tests {
         assert_eq!(cache(&["x"], &[("XDG_CACHE_HOME", "/c")]), Path::new("/c/d-utils"));
         assert_eq!(cache(&["x"], &[("XDG_CACHE_HOME", "rel")]), Path::new("/home/u/.cache/d-utils"));
         assert_eq!(cache(&["x"], &[("D_CACHE", "/d"), ("XDG_CACHE_HOME", "/c")]), Path::new("/d"));
-        assert_eq!(cache(&["x", "--cache=e"], &[("D_CACHE", "/d")]), Path::new("/cwd/e"));
+        assert_eq!(cache(&["x", "--cache=./e/"], &[("D_CACHE", "/d")]), Path::new("/cwd/e"));
         let p = plan(&["x"], &[("D_JOBS", "3"), ("D_EXPIRE", "0"), ("D_PLATFORM", "linux/aarch64")]).unwrap();
         assert_eq!((p.jobs, p.expire_days, p.platform.to_string().as_str()), (3, 0, "linux/arm64"));
         let p = plan(&["x", "-j2", "--expire", "7", "--platform=linux/s390x"], &[("D_JOBS", "3"), ("D_EXPIRE", "9")])

@@ -192,7 +192,7 @@ impl<'a> Repository<'a> {
             let url = parse(&format!("{scheme}://{host}/v2/"))?;
             match self.probe(&url)? {
                 Probe::Registry => return Ok(self.base.get_or_init(|| url)),
-                Probe::Silent(trouble) => _ = first.get_or_insert(trouble),
+                Probe::Other(trouble) => _ = first.get_or_insert(trouble),
             }
         }
         Err(first.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
@@ -212,7 +212,7 @@ impl<'a> Repository<'a> {
     /// Whether there is a registry at `url`. Untrusted certificates and refusals are errors, whatever other schemes may say.
     fn probe(&self, url: &Url) -> Result<Probe, Trouble> {
         let response = match self.http.send(&Request::get(url.clone())) {
-            Err(trouble @ Trouble::Transient { .. }) => return Ok(Probe::Silent(trouble)),
+            Err(Trouble::Transient(hitch)) if !hitch.silence => return Ok(Probe::Other(Trouble::Transient(hitch))),
             answer => answer?,
         };
         match response.status() {
@@ -221,7 +221,7 @@ impl<'a> Repository<'a> {
                 Ok(Probe::Registry)
             }
             // What Go's and nginx's TLS servers say to plain http.
-            StatusCode::BAD_REQUEST if url.scheme() == "http" => Ok(Probe::Silent(unexpected(response))),
+            StatusCode::BAD_REQUEST if url.scheme() == "http" => Ok(Probe::Other(unexpected(response))),
             s if s.is_server_error() || s == StatusCode::TOO_MANY_REQUESTS => Err(unexpected(response)),
             // Some registries answer /v2/ with 403 or 404 and serve images nonetheless.
             _ => Ok(Probe::Registry),
@@ -233,8 +233,8 @@ impl<'a> Repository<'a> {
 enum Probe {
     /// A registry.
     Registry,
-    /// Nothing that speaks this scheme, and why it seems so.
-    Silent(Trouble),
+    /// Something that does not speak this scheme, or nothing, and why it seems so.
+    Other(Trouble),
 }
 
 /// Where a registry's API is.

@@ -16,22 +16,28 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Trouble {
     /// It may work the next time.
-    Transient {
-        /// What happened.
-        error: Error,
-        /// How long the registry asks to wait.
-        after: Option<Duration>,
-        /// Whether the attempt got further than the ones before it.
-        progress: bool,
-    },
+    Transient(Hitch),
     /// It never will.
     Fatal(Error),
+}
+
+/// A failure that may pass.
+#[derive(Debug)]
+pub struct Hitch {
+    /// What happened.
+    pub error: Error,
+    /// How long the registry asks to wait.
+    pub after: Option<Duration>,
+    /// Whether the attempt got further than the ones before it.
+    pub progress: bool,
+    /// Whether it was long silence that ended it.
+    pub silence: bool,
 }
 
 impl Trouble {
     /// A failure that may pass, without a hint of when.
     pub fn transient(error: Error) -> Self {
-        Self::Transient { error, after: None, progress: false }
+        Self::Transient(Hitch { error, after: None, progress: false, silence: false })
     }
 }
 
@@ -51,9 +57,9 @@ pub fn retry<T>(report: Report, mut attempt: impl FnMut() -> Result<T, Trouble>)
         let (error, wait) = match attempt() {
             Ok(done) => return Ok(done),
             Err(Trouble::Fatal(error)) => return Err(error),
-            Err(Trouble::Transient { error, after, progress }) => {
-                let wait = failures.next_pause(progress, after, jitter());
-                (error, wait)
+            Err(Trouble::Transient(hitch)) => {
+                let wait = failures.next_pause(&hitch, jitter());
+                (hitch.error, wait)
             }
         };
         let Some(wait) = wait else { return Err(error) };
@@ -67,10 +73,12 @@ pub fn retry<T>(report: Report, mut attempt: impl FnMut() -> Result<T, Trouble>)
 struct Failures(u32);
 
 impl Failures {
-    /// Counts one more, and says how long to wait; `None` when it is time to give up.
-    fn next_pause(&mut self, progress: bool, asked: Option<Duration>, jitter: f64) -> Option<Duration> {
-        self.0 = if progress { 1 } else { self.0 + 1 };
-        (self.0 < MAX_ATTEMPTS).then(|| pause(self.0, asked, jitter))
+    /// Counts one more, and says how long to wait; `None` when it is time to give up. Silence counts twice: it has made the
+    /// user wait long enough.
+    fn next_pause(&mut self, hitch: &Hitch, jitter: f64) -> Option<Duration> {
+        let weight = if hitch.silence { 2 } else { 1 };
+        self.0 = if hitch.progress { 1 } else { self.0 + weight };
+        (self.0 < MAX_ATTEMPTS).then(|| pause(self.0, hitch.after, jitter))
     }
 }
 
@@ -126,11 +134,17 @@ mod tests {
     #[test]
     fn gives_up_in_the_end_and_counts_anew_after_progress() {
         let mut failures = Failures::default();
-        let mut next = |progress| failures.next_pause(progress, None, 0.5);
-        assert!((1..MAX_ATTEMPTS).all(|_| next(false).is_some()));
-        assert_eq!(next(true), Some(FIRST_PAUSE));
-        assert!((2..MAX_ATTEMPTS).all(|_| next(false).is_some()));
-        assert_eq!(next(false), None);
+        let mut next = |progress, silence| {
+            let hitch = Hitch { error: anyhow::anyhow!("cut"), after: None, progress, silence };
+            failures.next_pause(&hitch, 0.5)
+        };
+        assert!((1..MAX_ATTEMPTS).all(|_| next(false, false).is_some()));
+        assert_eq!(next(true, false), Some(FIRST_PAUSE));
+        assert!((2..MAX_ATTEMPTS).all(|_| next(false, false).is_some()));
+        assert_eq!(next(false, false), None);
+        assert_eq!(next(true, true), Some(FIRST_PAUSE));
+        assert!(next(false, true).is_some());
+        assert_eq!(next(false, true), None);
         let report = Report::new("test", d_common::report::Level::Quiet);
         assert!(retry::<()>(report, || Err(Trouble::Fatal(anyhow::anyhow!("no")))).is_err());
     }
