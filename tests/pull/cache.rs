@@ -280,3 +280,21 @@ fn another_tools_entries_stay() {
     run(["skopeo", "inspect", &layout]).ok();
     scratch.run(["d-pull", "--fsck"]).ok();
 }
+
+#[test]
+fn a_full_disk_is_73_and_leaves_nothing_there() {
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[3_000_000]))));
+    let script = format!(
+        "mount -t tmpfs -o size=1m tmpfs small || exit 99
+        code=0; d-pull --cache small/cache {} || code=$?
+        find small/cache/.d-pull/partial small/cache/blobs -size +100k
+        exit $code",
+        bad.image("x")
+    );
+    fs::create_dir(scratch.join("small")).unwrap();
+    let done = scratch.run(["unshare", "-Urm", "sh", "-uc", &script]).done();
+    if done.code() == 99 || done.err().starts_with("unshare") {
+        return d_tests::skip("no tmpfs can be mounted in a user namespace");
+    }
+    done.expect(done.code() == 73, "exit code 73").prints("").err_has("No space left on device");
+}

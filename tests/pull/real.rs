@@ -117,6 +117,36 @@ fn tls_needs_an_authority_that_the_user_trusts() {
 }
 
 #[test]
+fn a_self_signed_certificate_can_be_trusted_by_itself() {
+    let (scratch, registry) = (Scratch::new(), Registry::start());
+    registry.push(&fixture("busybox"), "latest", "x");
+    let port = d_tests::free_port();
+    let script = format!(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 3 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -keyout key -out ca.crt
+        openssl req -x509 -newkey rsa:2048 -nodes -days 3 -subj /CN=me -keyout me.key -out me.cert
+        mkdir server; cat key ca.crt >server/both; mkdir certs both; cp ca.crt certs; cp ca.crt me.cert me.key both
+        exec socat OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,cert=server/both,cafile=me.cert,verify=$1 TCP:{}",
+        registry.host()
+    );
+    let digest = || scratch.run(["d-pull", "--digest", &format!("127.0.0.1:{port}/x")]);
+    let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    for verify in ["0", "1"] {
+        scratch.sh("rm -rf server certs both").ok();
+        let socat = scratch.run(["sh", "-ec", &script, "sh", verify]).spawn();
+        assert!(d_tests::eventually(std::time::Duration::from_secs(20), listens), "{}", socat.err());
+        digest().fails(76).err_has("not trusted");
+        match verify {
+            "0" => _ = digest().args(["--cert-dir", "certs"]).ok(),
+            // It wants to see ours.
+            _ => _ = digest().args(["--cert-dir", "certs"]).code(75),
+        }
+        digest().args(["--cert-dir", "both"]).ok();
+        drop(socat);
+        assert!(d_tests::eventually(std::time::Duration::from_secs(20), || !listens()), "socat lives on");
+    }
+}
+
+#[test]
 fn an_archive_is_what_skopeo_calls_one() {
     let (scratch, registry) = (Scratch::new(), Registry::start());
     registry.push(&fixture("debian"), "latest", "debian:12");
