@@ -100,7 +100,7 @@ fn attend(
 ) -> Result<u8> {
     let channel = &start.channel;
     let signal_fd = signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
-    // The end of the pipe means that exec closed it, or that the command's child has failed and said so.
+    // The end of the pipe means that exec closed it, or that the command's child has failed; that was said before.
     let mut starting = Some(started);
     loop {
         let mut fds = vec![PollFd::new(&signal_fd, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
@@ -113,10 +113,8 @@ fn attend(
         };
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready.get(2) == Some(&true) {
-            let failed = starting.take().is_some_and(|fd| rustix::io::read(fd, &mut [0u8; 1]).is_ok_and(|n| n > 0));
-            if !failed {
-                channel.send(&Message::Started);
-            }
+            starting = None;
+            channel.send(&Message::Started);
         }
         if ready[0] {
             while let Ok(Some(info)) = sys::next_signal(&signal_fd) {

@@ -10,6 +10,7 @@ use d_common::userns;
 
 use crate::args::Args;
 use crate::plan::Caller;
+use crate::scratch;
 use crate::terminal::is_foreground;
 
 /// The largest env file that is read, in bytes.
@@ -38,6 +39,8 @@ impl Caller {
             // The marks that the engines leave.
             in_container: std::env::var_os("container").is_some()
                 || ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists()),
+            tmpfs_keeps_attributes: (args.ephemeral.is_some() || below.ephemeral.is_some())
+                && scratch::tmpfs_keeps_attributes(),
             name: userns::user_name(rustix::process::geteuid().as_raw()),
         })
     }

@@ -22,6 +22,7 @@ use crate::init::{self, Start};
 use crate::netup::Netup;
 use crate::network::Net;
 use crate::plan::Plan;
+use crate::scratch::Scratch;
 use crate::status::Status;
 use crate::supervise::{self, Container};
 use crate::terminal::Look;
@@ -78,6 +79,8 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         }
     }
     let _locks = lock(plan)?;
+    let beside = plan.ephemeral.as_ref().and_then(|ephemeral| ephemeral.beside.as_ref());
+    let _scratch = beside.map(|path| Scratch::make(path, plan)).transpose()?;
     let (channel, childs) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
     // A caller that ignores it would have the kernel reap our children.
     sys::default_signal(Signal::CHILD.as_raw());

@@ -32,6 +32,7 @@ pub mod process;
 pub mod program;
 pub mod rlimit;
 pub mod root;
+pub mod scratch;
 pub mod seccomp;
 pub mod size;
 pub mod special;

@@ -21,7 +21,7 @@ use crate::process::{self, Groups, Process};
 use crate::rlimit::Limit;
 use crate::user::{self, User};
 use crate::volume::{self, Mount};
-use crate::{paths, size};
+use crate::{paths, scratch, size};
 
 /// What is known of the caller: its files and descriptors, read once.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +42,8 @@ pub struct Caller {
     pub name: Option<String>,
     /// Whether d-enter itself runs in a container.
     pub in_container: bool,
+    /// Whether a tmpfs of this kernel can carry an overlay; looked at with `--ephemeral` only.
+    pub tmpfs_keeps_attributes: bool,
 }
 
 impl Caller {
@@ -51,10 +53,12 @@ impl Caller {
 }
 
 /// Where the changes of an ephemeral container go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ephemeral {
     /// Bytes; no bound but the kernel's without.
     pub size: Option<u64>,
+    /// A directory on disk, where the kernel's tmpfs cannot carry an overlay; else they go to memory.
+    pub beside: Option<PathBuf>,
 }
 
 /// Which system call filter is installed.
@@ -239,7 +243,7 @@ impl Plan {
         let mut plan = Self {
             dir: dir.path.clone(),
             filesystem: dir.filesystem.clone(),
-            ephemeral: ephemeral(&args)?,
+            ephemeral: ephemeral(&args, dir, caller)?,
             read_only: args.read_only,
             privileged: facts.privileged,
             map,
@@ -473,12 +477,20 @@ fn shared(list: &[Share]) -> Shared {
     Shared { pid: has(Share::Pid), ipc: has(Share::Ipc), uts: has(Share::Uts), cgroup: has(Share::Cgroup) }
 }
 
-fn ephemeral(args: &Args) -> Result<Option<Ephemeral>> {
-    Ok(match args.ephemeral.as_deref() {
-        None => None,
-        Some("") => Some(Ephemeral { size: None }),
-        Some(text) => Some(Ephemeral { size: Some(size::parse(text).or_exit(Exit::Enter, || "--ephemeral")?) }),
-    })
+fn ephemeral(args: &Args, dir: &Directory, caller: &Caller) -> Result<Option<Ephemeral>> {
+    let size = match args.ephemeral.as_deref() {
+        None => return Ok(None),
+        Some("") => None,
+        Some(text) => Some(size::parse(text).or_exit(Exit::Enter, || "--ephemeral")?),
+    };
+    let beside = if caller.tmpfs_keeps_attributes { None } else { scratch::path_beside(&dir.path) };
+    if size.is_some() && beside.is_some() {
+        fail!(
+            Exit::Enter,
+            "--ephemeral cannot be bounded by a size: the tmpfs of this kernel (before 6.6) has no user attributes"
+        );
+    }
+    Ok(Some(Ephemeral { size, beside }))
 }
 
 /// Docker's volumes, then the options'; of several on one target the last is used.

@@ -139,13 +139,16 @@ pub fn build(
 
 /// The mount of the root filesystem, detached.
 fn base_mount(plan: &Plan, base: Base, dir: &OwnedFd) -> Result<OwnedFd> {
-    let scratch = |ephemeral: Ephemeral| {
-        let flags = Flags { readonly: false, noexec: false, devices: false };
-        new_tmpfs(0o700, ephemeral.size, flags)
-            .and_then(|tmpfs| attach(&tmpfs, dir).map(|()| tmpfs))
-            .or_exit(Exit::Enter, || "cannot make a tmpfs for the changes")
+    let scratch = |ephemeral: &Ephemeral| match &ephemeral.beside {
+        Some(beside) => open_path(beside).or_exit(Exit::Enter, || format!("cannot open {}", beside.display())),
+        None => {
+            let flags = Flags { readonly: false, noexec: false, devices: false };
+            new_tmpfs(0o700, ephemeral.size, flags)
+                .and_then(|tmpfs| attach(&tmpfs, dir).map(|()| tmpfs))
+                .or_exit(Exit::Enter, || "cannot make a tmpfs for the changes")
+        }
     };
-    match (base, plan.ephemeral) {
+    match (base, &plan.ephemeral) {
         (Base::Folder(tree), None) => Ok(tree),
         (Base::Folder(tree), Some(ephemeral)) => {
             // An overlay takes attached mounts only.

@@ -314,6 +314,7 @@ impl Loop<'_, '_> {
             Message::Command => {
                 self.container.status.command(received.pid).or_exit(Exit::Enter, || "cannot write the pid file")?;
             }
+            Message::Started if self.code.is_some() => {}
             Message::Started => {
                 self.started = true;
                 self.container.status.started();
