@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use d_common::sys::BpfInstruction;
 
 use super::abi::Abi;
-use super::assembler::{Assembler, Label};
+use super::assembler::{Assembler, Label, MAX_INSTRUCTIONS};
 use super::{RET_ALLOW, RET_ERRNO, condition, multiplexed, numbers};
 
 /// What happens to a call (seccomp(2)).
@@ -135,6 +135,11 @@ impl Profile {
     /// When the profile needs a longer program than the kernel takes.
     pub fn compile(&self, kept: u64, kernel: (u32, u32)) -> Result<Vec<BpfInstruction>> {
         let verdicts = self.verdicts(kept, kernel);
+        // Each takes an instruction at least: what cannot fit is not assembled first.
+        let conditional: usize = verdicts.iter().map(|verdict| verdict.conditional.len()).sum();
+        if conditional > MAX_INSTRUCTIONS {
+            bail!("the profile has {conditional} rules with conditions, a filter has {MAX_INSTRUCTIONS} instructions");
+        }
         let mut asm = Assembler::default();
         let default = asm.ret(self.default.value());
         let foreign = asm.ret(Action::KillProcess.value());
