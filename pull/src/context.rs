@@ -13,8 +13,9 @@ use d_common::report::Report;
 
 use crate::cache::Cache;
 use crate::credentials::Credentials;
+use crate::folders::RegistriesConf;
 use crate::http::Http;
-use crate::plan::{Plan, PullMode, RegistriesConf, Wanted};
+use crate::plan::{Plan, PullMode, Wanted};
 use crate::progress::Progress;
 use crate::registry::{Repository, api_host};
 use crate::sources::Registries;

@@ -13,6 +13,7 @@ pub mod check;
 pub mod context;
 pub mod credentials;
 pub mod find;
+pub mod folders;
 pub mod growth;
 pub mod helper;
 pub mod http;

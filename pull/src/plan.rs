@@ -1,6 +1,5 @@
 //! What the command line and the environment mean: everything is decided here, before the first file is opened.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use d_common::platform::Platform;
 use d_common::report::Level;
 
 use crate::args::{Args, Env, Pull};
+use crate::folders::{Folders, RegistriesConf};
 use crate::progress::Mode;
 use crate::reference::{Reference, Version};
 
@@ -132,15 +132,6 @@ pub enum Format {
     Null,
     /// JSON lines.
     Json,
-}
-
-/// The files of containers-registries.conf(5).
-#[derive(Clone, Debug, Default)]
-pub struct RegistriesConf {
-    /// The first that exists counts.
-    pub files: Vec<PathBuf>,
-    /// Folders whose `*.conf` are added.
-    pub folders: Vec<PathBuf>,
 }
 
 /// An image to look for.
@@ -316,62 +307,11 @@ where
     }
 }
 
-/// Where things are by convention.
-struct Folders<'a>(Env<'a>);
-
-impl<'a> Folders<'a> {
-    fn new(env: Env<'a>) -> Self {
-        Self(env)
-    }
-
-    fn variable(&self, name: &str) -> Option<PathBuf> {
-        (self.0)(name).filter(|v: &OsString| !v.is_empty()).map(PathBuf::from)
-    }
-
-    /// The XDG base directories are absolute or not there.
-    fn base(&self, name: &str, default: &str) -> Option<PathBuf> {
-        self.variable(name).filter(|p| p.is_absolute()).or_else(|| Some(self.variable("HOME")?.join(default)))
-    }
-
-    fn cache(&self) -> Option<PathBuf> {
-        self.base("XDG_CACHE_HOME", ".cache")
-    }
-
-    fn config(&self) -> Option<PathBuf> {
-        Some(self.base("XDG_CONFIG_HOME", ".config")?.join("containers"))
-    }
-
-    fn auth_files(&self) -> impl Iterator<Item = PathBuf> {
-        let runtime = self.variable("XDG_RUNTIME_DIR").map(|d| d.join("containers/auth.json"));
-        let docker = self.variable("DOCKER_CONFIG").or_else(|| Some(self.variable("HOME")?.join(".docker")));
-        let usual = [runtime, self.config().map(|d| d.join("auth.json")), docker.map(|d| d.join("config.json"))];
-        self.variable("REGISTRY_AUTH_FILE").into_iter().chain(usual.into_iter().flatten())
-    }
-
-    fn certs_d(&self) -> Vec<PathBuf> {
-        let own = self.config().map(|d| d.join("certs.d"));
-        own.into_iter().chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from)).collect()
-    }
-
-    fn registries_conf(&self) -> RegistriesConf {
-        if let Some(file) = self.variable("CONTAINERS_REGISTRIES_CONF") {
-            return RegistriesConf { files: vec![file], folders: Vec::new() };
-        }
-        let places = |name: &str| {
-            let own = self.config().map(|d| d.join(name));
-            own.into_iter().chain([Path::new("/etc/containers").join(name)]).collect::<Vec<_>>()
-        };
-        let mut folders = places("registries.conf.d");
-        // The user's own are read last, and win.
-        folders.reverse();
-        RegistriesConf { files: places("registries.conf"), folders }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::ffi::OsString;
 
     fn plan(args: &[&str], env: &[(&str, &str)]) -> Result<Plan> {
         let args = Args::try_parse_from(["d-pull"].iter().chain(args)).map_err(|e| anyhow::anyhow!("{e}"))?;

@@ -65,7 +65,9 @@ impl<'a> Repository<'a> {
         let answer = retry(self.http.report, || {
             let response = self.ask_manifest(&Method::GET, version)?;
             if response.status() != StatusCode::OK {
-                return Err(self.refusal(response, &name()));
+                let is_tag = matches!(version, Version::Tag(_));
+                let hint = if is_tag { "; d-pull --list-tags prints the tags that there are" } else { "" };
+                return Err(self.refusal(response, &name(), hint));
             }
             let digest = content_digest(response.headers())?;
             let media_type = media_type(response.headers());
@@ -96,7 +98,7 @@ impl<'a> Repository<'a> {
         let response = self.ask(&Method::GET, &format!("blobs/{digest}"), "*/*", (from > 0).then_some(from))?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
-            _ => Err(self.refusal(response, &format!("blob {digest} of {}", self.source.name()))),
+            _ => Err(self.refusal(response, &format!("blob {digest} of {}", self.source.name()), "")),
         }
     }
 
@@ -122,7 +124,7 @@ impl<'a> Repository<'a> {
             let (bytes, url, next) = retry(self.http.report, || {
                 let response = self.ask(&Method::GET, &path, "application/json", None)?;
                 if response.status() != StatusCode::OK {
-                    return Err(self.refusal(response, &self.source.name()));
+                    return Err(self.refusal(response, &self.source.name(), ""));
                 }
                 let next = response.headers().get(header::LINK).and_then(|v| v.to_str().ok()).and_then(next_link);
                 let url = response.url().clone();
@@ -165,8 +167,8 @@ impl<'a> Repository<'a> {
         authorized(self.auth.current().header.as_deref())
     }
 
-    /// What a status that is no success means for `what`.
-    fn refusal(&self, response: Response, what: &str) -> Trouble {
+    /// What a status that is no success means for `what`; `hint` is what to do where it is not found.
+    fn refusal(&self, response: Response, what: &str, hint: &str) -> Trouble {
         match response.status() {
             StatusCode::UNAUTHORIZED => self.auth.denied().into(),
             StatusCode::FORBIDDEN => {
@@ -175,7 +177,8 @@ impl<'a> Repository<'a> {
             }
             StatusCode::NOT_FOUND => {
                 let status = words(response.status());
-                failure(Exit::NotFound, format!("{what} not found: {status}{}", registry_message(response))).into()
+                failure(Exit::NotFound, format!("{what} not found: {status}{}{hint}", registry_message(response)))
+                    .into()
             }
             _ => unexpected(response),
         }

@@ -98,11 +98,17 @@ impl Trust {
             None => Ok(builder.with_no_client_auth()),
         }
     }
+}
 
-    /// TLS settings for connections that will not use TLS; costs nothing.
-    pub fn none() -> Result<ClientConfig> {
-        Self { insecure: true, ..Self::default() }.client_config()
-    }
+/// TLS settings for connections that should not use TLS: they cost nothing, and believe nobody.
+///
+/// # Errors
+/// None that is known.
+pub fn nobody() -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .or_exit(Exit::Unavailable, || "cannot set up TLS")?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// The authorities of the system, read once.
