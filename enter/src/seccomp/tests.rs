@@ -122,7 +122,11 @@ fn compare(profile: &Profile, json: &Value, machine: &Machine) {
 fn reference() -> Option<String> {
     let path = "/usr/share/containers/seccomp.json";
     let text = std::fs::read_to_string(path);
-    assert!(text.is_ok() || std::env::var_os("D_MUST_WORK").is_none(), "{path} is needed: {text:?}");
+    let must_work = std::env::var_os("D_MUST_WORK").is_some_and(|value| value == "1");
+    assert!(text.is_ok() || !must_work, "{path} is needed: {text:?}");
+    if text.is_err() {
+        eprintln!("skipped: no {path}");
+    }
     text.ok()
 }
 
