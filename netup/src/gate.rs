@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::sys::{self, Fork, SignalSet};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -22,6 +23,7 @@ use rustix::net::{
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, pidfd_send_signal, set_dumpable_behavior, setpgid, waitpid,
 };
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
 
 use crate::publish::Proto;
@@ -136,6 +138,7 @@ fn inside(target: &Target, socket: &OwnedFd, files: Files) -> ! {
     // Ctrl-C of the terminal is the supervisor's business, and no signal may keep the gate from tidying up.
     let _ = setpgid(None, None);
     let _ = SignalSet::all().block();
+    leave_the_callers_streams();
     let entered = enter(target);
     let keep: Vec<i32> = [socket.as_raw_fd()].into_iter().chain(files.descriptor()).collect();
     let _ = sys::close_all_but(&keep);
@@ -151,6 +154,13 @@ fn inside(target: &Target, socket: &OwnedFd, files: Files) -> ! {
     }
     drop(files);
     sys::exit_now(0)
+}
+
+/// Whoever reads what the caller writes shall not wait for the gate, which may outlive it and says nothing.
+fn leave_the_callers_streams() {
+    if let Ok(null) = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = (dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null));
+    }
 }
 
 /// The user namespace comes first: it gives the capability that entering the network needs (setns(2)).
