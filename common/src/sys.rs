@@ -257,6 +257,17 @@ impl SignalSet {
         if errno == 0 { Ok(old) } else { Err(io::Error::from_raw_os_error(errno)) }
     }
 
+    /// The set of blocked signals.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn blocked() -> io::Result<Self> {
+        let mut now = Self::empty();
+        // SAFETY: a null new set only asks; the old one is initialised.
+        let errno = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), &raw mut now.0) };
+        if errno == 0 { Ok(now) } else { Err(io::Error::from_raw_os_error(errno)) }
+    }
+
     /// A descriptor that becomes readable when one of these (blocked) signals is pending (signalfd(2)).
     ///
     /// # Errors
@@ -267,6 +278,36 @@ impl SignalSet {
             check(unsafe { libc::signalfd(-1, &raw const self.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }.into())?;
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
+    }
+}
+
+/// What this process does on a signal, to be put back later.
+pub struct SignalAction {
+    signal: i32,
+    action: libc::sigaction,
+}
+
+impl SignalAction {
+    /// What it does now on `signal`.
+    ///
+    /// # Errors
+    /// `EINVAL` for a number that is no signal.
+    pub fn of(signal: i32) -> io::Result<Self> {
+        // SAFETY: sigaction is plain data for which all zeroes are valid; a null new action only asks.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            check(libc::sigaction(signal, std::ptr::null(), &raw mut action).into())?;
+            Ok(Self { signal, action })
+        }
+    }
+
+    /// Does that again.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn restore(&self) -> io::Result<()> {
+        // SAFETY: the action is one that this process had, so its handler is a function of the program or none.
+        check(unsafe { libc::sigaction(self.signal, &raw const self.action, std::ptr::null_mut()) }.into()).map(drop)
     }
 }
 

@@ -3,6 +3,8 @@
 //! The order of the dance is the program (d-enter(1), "HOW IT WORKS"): [`plan`] decides everything; [`launch`] clones, writes
 //! the id map and calls d-netup; in the child [`root`] mounts and pivots, [`command`] gives up privileges and executes, and
 //! [`init`] stays as PID 1, while [`supervise`] carries terminal and signals outside.
+//!
+//! Rust programs use [`Sandbox`].
 #![forbid(unsafe_code)]
 
 pub mod args;
@@ -32,6 +34,7 @@ pub mod process;
 pub mod program;
 pub mod rlimit;
 pub mod root;
+pub mod sandbox;
 pub mod scratch;
 pub mod seccomp;
 pub mod size;
@@ -41,6 +44,8 @@ pub mod supervise;
 pub mod terminal;
 pub mod user;
 pub mod volume;
+
+pub use sandbox::Sandbox;
 
 use std::io::Write;
 use std::path::Path;
