@@ -317,6 +317,10 @@ fn sysctls(plan: &Plan, proc: Option<&OwnedFd>) -> Result<()> {
     for (name, value) in &plan.sysctls {
         let path: PathBuf = ["sys".to_owned(), name.replace('.', "/")].iter().collect();
         let write = || -> io::Result<()> {
+            if name == "kernel.domainname" {
+                // Its file belongs to root outside, whichever namespace it shows.
+                return Ok(rustix::system::setdomainname(value.as_bytes())?);
+            }
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
             let file = rustix::fs::openat2(proc, &path, flags, Mode::empty(), resolve)?;
