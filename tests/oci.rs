@@ -141,6 +141,12 @@ fn a_terminal_has_the_size_that_is_asked_for() {
         config["process"]["consoleSize"] = json!({"height": 31, "width": 77});
     });
     assert_eq!(done.out().replace('\r', ""), "/dev/pts/0\n31 77\nc");
+    let done = b.sh("tty; test -c /dev/console && touch /x 2>&1 || true", |config| {
+        config["process"]["terminal"] = true.into();
+        config["root"]["readonly"] = true.into();
+        config["mounts"].as_array_mut().expect("a list").retain(|m| m["destination"] != "/dev");
+    });
+    done.out_has("/dev/pts/0").out_has("Read-only");
     let done = b.sh("tty || true", |_| {});
     done.out_has("not a tty");
 }
@@ -170,6 +176,22 @@ fn mounts_are_made_in_order_with_their_options() {
     ] {
         done.out_has(text);
     }
+}
+
+#[test]
+fn anything_can_be_bound() {
+    let b = Bundles::new();
+    b.scratch.write("host/file", "text");
+    b.scratch.run(["sh", "-ec", "mkfifo host/fifo; ln -s file host/link"]).ok();
+    let _socket = std::os::unix::net::UnixListener::bind(b.scratch.join("host/socket")).expect("a socket");
+    let done = b.sh("test -p //fifo && test -S /socket && cat /link && test -c /deep/null && echo yes", |config| {
+        let mounts = config["mounts"].as_array_mut().expect("a list");
+        for (target, source) in [("//fifo", "fifo"), ("/socket", "socket"), ("/link", "link")] {
+            mounts.push(json!({"destination": target, "type": "bind", "source": b.scratch.join("host").join(source)}));
+        }
+        mounts.push(json!({"destination": "/deep/null", "source": "/dev/null", "options": ["bind", "rprivate"]}));
+    });
+    assert_eq!(done.out(), "textyes");
 }
 
 #[test]
