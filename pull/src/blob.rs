@@ -72,6 +72,8 @@ struct Download<'a> {
     buffer: Vec<u8>,
     /// Whether bytes of different answers were put together: a wrong digest may then be the fault of the old ones.
     stitched: bool,
+    /// The most that ever was there: who starts anew makes no progress before that.
+    furthest: u64,
     bar: Bar,
     growth: Option<&'a Growth>,
 }
@@ -185,7 +187,7 @@ impl<'a> Download<'a> {
             growth.publish(partial.reader()?, partial.len);
         }
         let bar = progress.bar(&blob.digest, blob.size, partial.len);
-        Ok(Self { blob, stitched: partial.len > 0, partial, hasher, buffer, bar, growth })
+        Ok(Self { blob, stitched: partial.len > 0, furthest: partial.len, partial, hasher, buffer, bar, growth })
     }
 
     fn restart(&mut self) -> Result<()> {
@@ -237,15 +239,19 @@ impl<'a> Download<'a> {
 
     fn read(&mut self, mut response: Response, cancelled: &AtomicBool) -> Result<(), Trouble> {
         let url = response.url().clone();
-        let before = self.partial.len;
+        let chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
+        let before = self.furthest;
         loop {
             let outcome = response.read(&mut self.buffer);
             let whole = self.partial.len == self.blob.size;
-            let progress = self.partial.len > before;
+            self.furthest = self.furthest.max(self.partial.len);
+            let progress = self.furthest > before;
             match outcome {
                 Ok(0) if whole => return Ok(()),
                 // All bytes are here; what the connection does after them is no matter.
                 Err(_) if whole => return Ok(()),
+                // The end of a chunked body is no accident.
+                Ok(0) if chunked => return Err(self.wrong_size(self.partial.len).into()),
                 Ok(0) => {
                     let early = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
                     return Err(cut(early, &url, progress));
@@ -272,7 +278,7 @@ impl<'a> Download<'a> {
         match self.restart() {
             Ok(()) => failure(
                 Exit::Data,
-                format!("the registry sends {found} bytes or more, {than} than the {} announced", self.blob.size),
+                format!("the registry sends {found} bytes, {than} than the {} announced", self.blob.size),
             ),
             Err(error) => error,
         }

@@ -134,7 +134,7 @@ pub fn gc(context: &Context) -> Result<()> {
 /// [`Exit::Data`] when anything was broken.
 pub fn fsck(context: &Context, results: Results) -> Result<()> {
     let cache = &context.cache;
-    if !cache.layout.root().exists() {
+    if !cache.layout.root().join("blobs").exists() {
         return Ok(());
     }
     let mut broken = 0;

@@ -131,7 +131,7 @@ impl Partial {
     /// [`Exit::CantCreate`].
     pub fn commit(self) -> Result<()> {
         let step = || format!("cannot write {}", self.target.display());
-        self.file.sync_all().or_exit(Exit::CantCreate, step)?;
+        self.file.sync_data().or_exit(Exit::CantCreate, step)?;
         fs::rename(&self.path, &self.target).or_exit(Exit::CantCreate, step)
     }
 
