@@ -249,11 +249,13 @@ fn one_download_serves_two_runs() {
 
 #[test]
 fn a_cache_that_cannot_be_written_is_73_and_a_read_only_one_can_be_used() {
-    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
-    let path = scratch.run(["d-pull", &bad.image("x")]).ok().out();
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100])).image("old", &image(&[200]))));
+    let old = scratch.run(["d-pull", &bad.image("x:old")]).ok().out();
+    age(Path::new(&old), 40);
+    let path = scratch.run(["d-pull", "--expire=0", &bad.image("x")]).ok().out();
     run(["chmod", "-R", "a-w"]).arg(scratch.cache()).ok();
     scratch.run(["d-pull", "--offline", &bad.image("x")]).ok().prints(&path).silent();
-    scratch.run(["d-pull", &bad.image("x")]).ok().prints(&path);
+    scratch.run(["d-pull", &bad.image("x")]).ok().prints(&path).silent();
     run(["chmod", "-R", "u+w"]).arg(scratch.cache()).ok();
     scratch.write("file", "");
     scratch.run(["d-pull", "--cache", "file/below", &bad.image("x")]).fails(73);

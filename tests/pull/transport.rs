@@ -203,6 +203,22 @@ fn registries_without_head_or_a_v2_page_are_borne() {
 }
 
 #[test]
+fn a_body_that_always_ends_early_is_given_up() {
+    let bad = spoiled(|_, _, _| Response::ok(noise(SIZE - 1000, 1)).unannounced());
+    Scratch::new().run(["d-pull", &bad.image("x")]).fails(75);
+    assert_eq!(ranges(&bad).len(), 5);
+    let chunked = || {
+        let body = noise(SIZE - 1000, 1);
+        let mut chunks = format!("{:x}\r\n", body.len()).into_bytes();
+        chunks.extend(body);
+        chunks.extend(b"\r\n0\r\n\r\n");
+        Response::ok(chunks).header("Transfer-Encoding", "chunked").unannounced()
+    };
+    let bad = spoiled(move |_, _, _| chunked());
+    Scratch::new().run(["d-pull", &bad.image("x")]).fails(65).err_has("shorter");
+}
+
+#[test]
 fn redirects_end() {
     let store = Store::of(&image(&[9]));
     let bad = BadRegistry::start(move |r| match r.path.contains("/blobs/") {
