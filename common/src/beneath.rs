@@ -90,7 +90,8 @@ impl Root {
             return Err(Errno::LOOP.into());
         }
         let name = path.file_name().ok_or(Errno::NOENT)?;
-        let parent_path = path.parent().unwrap_or(Path::new("/"));
+        // The parent of a single name is "", which is no path to the kernel.
+        let parent_path = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("/"));
         let parent = self.ensure_within(parent_path, Make::Directory, links - 1)?;
         if let Ok(target) = rustix::fs::readlinkat(&parent, name, Vec::new()) {
             let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes())).to_owned();
@@ -158,6 +159,9 @@ mod tests {
         root.ensure(Path::new("/etc/resolv.conf"), Make::File).unwrap();
         assert!(root_path.join("run/resolv/stub.conf").is_file());
         root.ensure(Path::new("/a/b/c"), Make::Directory).unwrap();
+        root.ensure(Path::new("relative"), Make::Directory).unwrap();
+        root.ensure(Path::new("r/s"), Make::File).unwrap();
+        assert!(root_path.join("relative").is_dir() && root_path.join("r/s").is_file());
         assert!(root_path.join("a/b/c").is_dir());
         assert!(root.ensure(Path::new("/loop/x"), Make::File).is_err());
         assert!(!dir.path().join("run").exists());

@@ -45,7 +45,11 @@ fn directory(from: &OwnedFd, to: &OwnedFd, what: What, depth: u32, budget: &mut 
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700))?;
-                directory(&open_dir(from, name)?, &open_dir(to, name)?, what, depth - 1, budget)?;
+                match open_dir(from, name) {
+                    // In a tree that is not ours; whoever runs as us in there cannot look into it either.
+                    Err(e) if what == What::Directories && e.kind() == io::ErrorKind::PermissionDenied => {}
+                    inner => directory(&inner?, &open_dir(to, name)?, what, depth - 1, budget)?,
+                }
             }
             _ if what == What::Directories => {}
             FileType::RegularFile => file(from, to, name, &stat)?,

@@ -20,6 +20,7 @@ pub mod copy;
 pub mod directory;
 pub mod env;
 pub mod init;
+pub mod kept;
 pub mod launch;
 pub mod limits;
 pub mod listed;

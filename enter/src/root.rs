@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use d_common::beneath::{Make, Root};
-use d_common::container;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::sys;
@@ -20,10 +19,11 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use crate::copy;
 use crate::directory::Filesystem;
+use crate::kept;
 use crate::listed;
 use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs, new_tmpfs_with, restrict, write_file};
 use crate::overlay;
-use crate::plan::{Ephemeral, Plan};
+use crate::plan::{Ephemeral, Plan, Sysctl};
 use crate::special::{self, Devices, Found};
 use crate::volume::Mount;
 
@@ -188,9 +188,9 @@ fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option
             let target = ensure(Make::Directory)?;
             let flags = Flags { readonly: *readonly, noexec: *noexec, devices: false };
             let tree = if plan.ephemeral.is_some() {
-                ephemeral_volume(dir, name, &target, *copy, flags)
+                kept::ephemeral(dir, name, &target, *copy, flags)
             } else {
-                kept_volume(dir, name, &target, *copy).and_then(|tree| restrict(&tree, flags).map(|()| tree))
+                kept::volume(dir, name, &target, *copy).and_then(|tree| restrict(&tree, flags).map(|()| tree))
             };
             let tree =
                 tree.or_exit(Exit::Enter, || format!("cannot use {}/volumes/{}", plan.dir.display(), name.display()))?;
@@ -217,54 +217,6 @@ fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option
     }
 }
 
-/// DIR/volumes/NAME, made at its first use and filled from what it will cover.
-fn kept_volume(dir: &OwnedFd, name: &Path, target: &OwnedFd, copy: bool) -> io::Result<OwnedFd> {
-    let below = Root::from_fd(dir.try_clone()?);
-    let path = Path::new(container::VOLUMES).join(name);
-    let exists = below.handle(&path, d_common::beneath::Link::NoFollow).is_ok();
-    if !exists {
-        let parent_path = path.parent().unwrap_or(Path::new("."));
-        let parent = below.ensure(parent_path, Make::Directory)?;
-        let last = name.file_name().unwrap_or_default();
-        if copy {
-            // Filled under another name, so that a volume is there whole or not at all.
-            let temporary = format!(".{}.{}", last.to_string_lossy(), rustix::process::getpid().as_raw_nonzero());
-            rustix::fs::mkdirat(&parent, &temporary, Mode::from_raw_mode(0o755))?;
-            let made = crate::mounts::handle(&parent, &temporary)?;
-            copy::tree(target, &made, copy::What::All)?;
-            match rustix::fs::renameat(&parent, &temporary, &parent, last) {
-                // Another container of this directory was faster.
-                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-                result => result?,
-            }
-        } else {
-            match rustix::fs::mkdirat(&parent, last, Mode::from_raw_mode(0o755)) {
-                Err(Errno::EXIST) => {}
-                result => result?,
-            }
-        }
-    }
-    clone_tree(dir, &path)
-}
-
-/// The same for a container whose changes vanish: a tmpfs with what the volume, or else the image, holds.
-fn ephemeral_volume(dir: &OwnedFd, name: &Path, target: &OwnedFd, copy: bool, flags: Flags) -> io::Result<OwnedFd> {
-    let kept = clone_tree(dir, &Path::new(container::VOLUMES).join(name)).ok();
-    let below = match kept {
-        Some(kept) => Some(kept),
-        None if copy => Some(clone_tree(target, Path::new(""))?),
-        None => None,
-    };
-    let tmpfs = new_tmpfs(0o755, None, Flags { readonly: false, ..flags })?;
-    attach(&tmpfs, target)?;
-    if let Some(below) = below {
-        copy::tree(&below, &tmpfs, copy::What::All)?;
-    }
-    let tree = clone_tree(&tmpfs, Path::new(""))?;
-    restrict(&tree, flags)?;
-    Ok(tree)
-}
-
 /// Binds the generated files over those of the image. They are made on the tmpfs of /dev and unlinked there at once.
 /// Returns warnings for those that the root filesystem has no room for.
 fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
@@ -280,6 +232,9 @@ fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
             let target = root.ensure(path, Make::File)?;
             write_file(dev, NAME, text.as_bytes())?;
             let tree = clone_tree(dev, Path::new(NAME))?;
+            if plan.read_only {
+                restrict(&tree, Flags { readonly: true, noexec: false, devices: false })?;
+            }
             // Unlinked only afterwards: the kernel does not attach what has no name any more.
             let attached = attach(&tree, target);
             rustix::fs::unlinkat(dev, NAME, rustix::fs::AtFlags::empty())?;
@@ -314,7 +269,7 @@ fn sysctls(plan: &Plan, proc: Option<&OwnedFd>) -> Result<()> {
             &host
         }
     };
-    for (name, value) in &plan.sysctls {
+    for Sysctl { name, value, asked } in &plan.sysctls {
         let path: PathBuf = ["sys".to_owned(), name.replace('.', "/")].iter().collect();
         let write = || -> io::Result<()> {
             if name == "kernel.domainname" {
@@ -330,10 +285,9 @@ fn sysctls(plan: &Plan, proc: Option<&OwnedFd>) -> Result<()> {
             rustix::io::write(&file, value.as_bytes())?;
             Ok(())
         };
-        let default = name == "net.ipv4.ip_unprivileged_port_start" && value == "0";
         match write() {
             // In a container with a read-only /proc/sys that convenience cannot be had.
-            Err(_) if default => {}
+            Err(_) if !asked => {}
             result => result.or_exit(Exit::Enter, || format!("cannot set the sysctl {name} to {value:?}"))?,
         }
     }
