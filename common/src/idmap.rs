@@ -133,6 +133,8 @@ pub struct Facts {
     pub own_uids: Vec<Range>,
     /// The groups that exist here.
     pub own_gids: Vec<Range>,
+    /// Whether setgroups(2) is denied in this user namespace, and so in those below it.
+    pub groups_denied: bool,
     /// Why newuidmap and newgidmap are of no use, when they are not.
     pub helpers_missing: Option<String>,
 }

@@ -44,6 +44,7 @@ pub fn facts() -> Facts {
         privileged,
         own_uids: parse_own_map(&read("/proc/self/uid_map")),
         own_gids: parse_own_map(&read("/proc/self/gid_map")),
+        groups_denied: read("/proc/self/setgroups").trim() == "deny",
         helpers_missing: helpers_missing(),
     }
 }

@@ -29,6 +29,9 @@ const CALL_ONLY: [&str; 11] = [
     "keep-fd",
 ];
 
+/// The options whose value is, or may be, a number: no other key takes one.
+const NUMBERS: [&str; 6] = ["user", "publish", "memory", "memory-swap", "cpus", "pids-limit"];
+
 /// Docker's keys of an image config (image-spec config.md).
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Docker {
@@ -160,7 +163,7 @@ fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
 fn single(key: &str, value: &Value) -> Result<OsString> {
     let word = match (key, value) {
         (_, Value::String(s)) => s.clone(),
-        (_, Value::Number(n)) => n.to_string(),
+        (_, Value::Number(n)) if NUMBERS.contains(&key) => n.to_string(),
         ("net", Value::Bool(on)) => if *on { "user" } else { "none" }.to_owned(),
         ("tty", Value::Bool(on)) => if *on { "always" } else { "never" }.to_owned(),
         ("ephemeral", Value::Bool(true)) => return Ok("--ephemeral".into()),
@@ -172,7 +175,7 @@ fn single(key: &str, value: &Value) -> Result<OsString> {
 fn push_list(argv: &mut Vec<OsString>, key: &str, value: &Value) -> Result<()> {
     let word = |v: &Value| match v {
         Value::String(s) => Some(s.clone()),
-        Value::Number(n) => Some(n.to_string()),
+        Value::Number(n) if NUMBERS.contains(&key) => Some(n.to_string()),
         _ => None,
     };
     if key == "bind" || key == "ro-bind" {
@@ -187,7 +190,7 @@ fn push_list(argv: &mut Vec<OsString>, key: &str, value: &Value) -> Result<()> {
     }
     let words: Option<Vec<String>> = match value {
         Value::Array(list) => list.iter().map(word).collect(),
-        one => word(one).map(|w| vec![w]),
+        _ => None,
     };
     for word in words.ok_or_else(|| wrong(key, "a list of strings"))? {
         argv.push(format!("--{key}={word}").into());
@@ -290,7 +293,7 @@ mod tests {
     fn lower_case_keys_are_the_long_options() {
         let config = parse(
             r#"{"net":true,"fakeroot":true,"publish":["8080:80",9090],"memory":"512M","tmpfs":["/scratch"],"read-only":false,
-                "bind":[["/a b","/c"]],"volume":"/x:/y","map":"single","cpus":1.5,"unknown":[1],"help":1}"#,
+                "bind":[["/a b","/c"]],"volume":["/x:/y"],"map":"single","cpus":1.5,"unknown":[1],"help":1}"#,
         );
         let o = config.options;
         assert_eq!((o.net.as_deref(), o.fakeroot, o.read_only), (Some("user"), true, false));
@@ -306,12 +309,16 @@ mod tests {
             (r#"{"User":0}"#, "User"),
             (r#"{"fakeroot":"yes"}"#, "fakeroot"),
             (r#"{"publish":{"80":1}}"#, "publish"),
-            (r#"{"net":7.5e3,"map":[]}"#, "map"),
+            (r#"{"net":7.5e3}"#, "net"),
+            (r#"{"map":[]}"#, "map"),
             (r#"{"map":"wide"}"#, "map"),
             (r#"{"join":"1"}"#, "join"),
             (r#"{"status-fd":3}"#, "status-fd"),
             (r#"{"verbose":true}"#, "verbose"),
             (r#"{"Volumes":7}"#, "Volumes"),
+            (r#"{"volume":"/x:/y"}"#, "volume"),
+            (r#"{"env":[1]}"#, "env"),
+            (r#"{"hostname":1}"#, "hostname"),
         ] {
             assert!(refuse(json).contains(key), "{json}: {}", refuse(json));
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use d_common::exit::Exit;
 use d_common::fail;
+use d_common::idmap::Extent;
 use serde::Serialize;
 
 /// Where the container's network comes from.
@@ -60,6 +61,26 @@ impl Net {
         let network = cidr.and_then(|c| c.split('/').next()).and_then(|a| a.parse().ok()).unwrap_or(DEFAULT_CIDR);
         Ipv4Addr::from(u32::from(network) + u32::from(offset))
     }
+}
+
+/// What a forward occupies on the host: address, port (or range) and protocol; `None` where d-netup finds a free port.
+pub fn host_port(publish: &str) -> Option<(&str, &str, &str)> {
+    let (ports, protocol) = publish.rsplit_once('/').unwrap_or((publish, "tcp"));
+    let (host, _) = ports.rsplit_once(':')?;
+    let (address, port) = host.rsplit_once(':').unwrap_or(("127.0.0.1", host));
+    (!port.is_empty()).then_some((address, port, protocol))
+}
+
+/// The inside groups that may ping(8) without privilege, as `net.ipv4.ping_group_range` takes them: all that are mapped. The
+/// kernel compares the groups as they are outside, so a map that is not in the same order there has only the extent of `gid`.
+pub fn ping_groups(map: &[Extent], gid: u32) -> Option<String> {
+    let last = |e: &Extent| (e.inside + (e.count - 1), e.outside + (e.count - 1));
+    let low = map.iter().min_by_key(|e| e.inside)?;
+    let high = map.iter().max_by_key(|e| e.inside)?;
+    let ordered = map.iter().all(|e| e.outside >= low.outside && last(e).1 <= last(high).1);
+    let own = map.iter().find(|e| (e.inside..=last(e).0).contains(&gid))?;
+    let (first, end) = if ordered { (low.inside, last(high).0) } else { (own.inside, last(own).0) };
+    Some(format!("{first} {end}"))
 }
 
 /// The text of /etc/resolv.conf; `None` leaves the image's. `host` is the text of the caller's own.
@@ -124,6 +145,26 @@ mod tests {
         for bad in ["", "bridge", "none:x", "ns:", "ns", "host:1"] {
             assert!(Net::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn host_ports() {
+        assert_eq!(host_port("8080:80"), Some(("127.0.0.1", "8080", "tcp")));
+        assert_eq!(host_port("[::1]:8000-8010:80-90/udp"), Some(("[::1]", "8000-8010", "udp")));
+        for free in ["80", ":80", "0.0.0.0::80/udp"] {
+            assert_eq!(host_port(free), None, "{free}");
+        }
+    }
+
+    #[test]
+    fn groups_that_may_ping() {
+        let extent = |inside, outside, count| Extent { inside, outside, count };
+        assert_eq!(ping_groups(&[extent(33, 1000, 1)], 33).unwrap(), "33 33");
+        let subid = [extent(0, 1000, 1), extent(1, 100_000, 65_536)];
+        assert_eq!(ping_groups(&subid, 33).unwrap(), "0 65536");
+        let mine_above = [extent(0, 500_000, 1), extent(1, 100_000, 65_536)];
+        assert_eq!(ping_groups(&mine_above, 33).unwrap(), "1 65536");
+        assert_eq!(ping_groups(&mine_above, 0).unwrap(), "0 0");
     }
 
     #[test]

@@ -89,6 +89,17 @@ pub struct Shared {
     pub cgroup: bool,
 }
 
+/// A kernel setting of a namespace (sysctl(8)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sysctl {
+    /// As `net.ipv4.ip_forward`.
+    pub name: String,
+    /// What is written.
+    pub value: String,
+    /// Whether the user asked for it; else it is a convenience that may fail.
+    pub asked: bool,
+}
+
 /// Everything that is decided.
 #[derive(Debug, Clone, Serialize)]
 #[allow(clippy::struct_excessive_bools)]
@@ -115,8 +126,8 @@ pub struct Plan {
     pub seccomp: Seccomp,
     /// Host name.
     pub hostname: String,
-    /// Sysctls: name and value.
-    pub sysctls: Vec<(String, String)>,
+    /// Sysctls of the container's own namespaces.
+    pub sysctls: Vec<Sysctl>,
     /// Limits of the whole container.
     pub limits: Limits,
     /// The network.
@@ -180,9 +191,18 @@ impl Plan {
                 user::resolve(spec, &dir.passwd, &dir.group)?
             }
         };
-        let decision = match bundle.and_then(|b| b.map(facts)) {
-            Some(map) => Decision { map, warning: None },
-            None => idmap::decide(choice, facts, (user.uid, user.gid))?,
+        let recorded = dir.config.options.map.filter(|recorded| *recorded == choice);
+        let decision = match (bundle.and_then(|b| b.map(facts)), recorded) {
+            (Some(map), _) => Decision { map, warning: None },
+            (None, None) => idmap::decide(choice, facts, (user.uid, user.gid))?,
+            (None, Some(recorded)) => {
+                idmap::decide(choice, facts, (user.uid, user.gid)).or_exit(Exit::Enter, || {
+                    let shown = dir.path.display();
+                    format!(
+                        "{shown} was unpacked with --map={recorded} (d-unpack --map single --replace makes it another)"
+                    )
+                })?
+            }
         };
         let map = decision.map;
         let warnings: Vec<String> = decision.warning.into_iter().collect();
@@ -214,10 +234,11 @@ impl Plan {
         if pty.contains(&true) && environment.get("TERM").is_none() {
             environment.set("TERM", "xterm");
         }
+        let sysctls = sysctls(&args.sysctl, &net, &shared, network::ping_groups(&map.gids, user.gid))?;
         let process = Process {
             groups: match args.groups.unwrap_or(GroupsFrom::Image) {
                 // setgroups(2) is denied in a namespace with a single map (user_namespaces(7)).
-                _ if map.is_single() && !facts.privileged => Groups::Keep,
+                _ if facts.groups_denied || (map.is_single() && !facts.privileged) => Groups::Keep,
                 GroupsFrom::Keep => Groups::Keep,
                 GroupsFrom::Image => {
                     let mapped = |g: &u32| idmap::to_outside(&map.gids, *g).is_some();
@@ -256,7 +277,7 @@ impl Plan {
             limits: Limits::decide(&args)?,
             process,
             hostname,
-            sysctls: sysctls(&args.sysctl, &net, &shared)?,
+            sysctls,
             net,
             publish,
             shared,
@@ -335,6 +356,8 @@ fn net(args: &Args, docker: &Docker, caller: &Caller) -> Result<(Net, Vec<String
     if let Some(empty) = publish.iter().find(|p| p.trim().is_empty()) {
         fail!(Exit::Enter, "--publish {empty:?} names no port");
     }
+    let publish =
+        later_wins(publish, |p| network::host_port(p).map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
     let variable = caller.var(OsStr::new("D_NET")).filter(|v| !v.is_empty()).map(|v| v.to_string_lossy().into_owned());
     let net = match (&args.net, variable) {
         (Some(text), _) => Net::parse(text)?,
@@ -446,11 +469,13 @@ fn stop_signal(docker: &Docker) -> Result<i32> {
 }
 
 /// The sysctls that belong to a namespace of the container (sysctl(8), docker's list), checked against what is shared.
-fn sysctls(specs: &[String], net: &Net, shared: &Shared) -> Result<Vec<(String, String)>> {
+fn sysctls(specs: &[String], net: &Net, shared: &Shared, ping_groups: Option<String>) -> Result<Vec<Sysctl>> {
     let mut list = Vec::new();
     if net.is_new() {
         // A network of its own has no ports to protect from its own users, and ping(8) needs no privilege.
-        list.push(("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()));
+        let own = |name: &str, value| Sysctl { name: name.to_owned(), value, asked: false };
+        list.push(own("net.ipv4.ip_unprivileged_port_start", "0".to_owned()));
+        list.extend(ping_groups.map(|groups| own("net.ipv4.ping_group_range", groups)));
     }
     for spec in specs {
         let Some((name, value)) = spec.split_once('=') else {
@@ -467,7 +492,7 @@ fn sysctls(specs: &[String], net: &Net, shared: &Shared) -> Result<Vec<(String, 
                 "--sysctl {name}: not a setting of the container's own namespaces (net., fs.mqueue., kernel.shm ...)"
             );
         }
-        list.push((name, value.to_owned()));
+        list.push(Sysctl { name, value: value.to_owned(), asked: true });
     }
     Ok(list)
 }
@@ -496,17 +521,19 @@ fn ephemeral(args: &Args, dir: &Directory, caller: &Caller) -> Result<Option<Eph
 /// Docker's volumes, then the options'; of several on one target the last is used.
 fn mounts(args: &Args, docker: &Docker) -> Result<Vec<Mount>> {
     let forget = args.volume.iter().any(|v| v == "none");
-    let mut mounts = if forget { Vec::new() } else { volume::from_config(&docker.volumes)? };
+    let dockers = || volume::from_config(&docker.volumes).or_exit(Exit::Enter, || "config.json: Volumes");
+    let mut mounts = if forget { Vec::new() } else { dockers()? };
     for arg in &args.mounts {
         mounts.push(Mount::parse(arg)?);
     }
-    let targets: Vec<PathBuf> = mounts.iter().map(|m| m.target().to_owned()).collect();
-    let mut index = 0;
-    mounts.retain(|m| {
-        index += 1;
-        !targets[index..].iter().any(|later| later == m.target())
-    });
-    Ok(mounts)
+    Ok(later_wins(mounts, |m| Some(m.target().to_owned())))
+}
+
+/// Without those elements whose key comes again later.
+fn later_wins<T, K: PartialEq>(list: Vec<T>, key: impl Fn(&T) -> Option<K>) -> Vec<T> {
+    let keys: Vec<Option<K>> = list.iter().map(key).collect();
+    let lasts = keys.iter().enumerate().map(|(i, key)| key.is_none() || !keys[i + 1..].contains(key));
+    list.into_iter().zip(lasts).filter_map(|(element, last)| last.then_some(element)).collect()
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ fn linux(plan: &Plan) -> Result<Value> {
     let rows = |extents: &[Extent]| -> Vec<Value> {
         extents.iter().map(|e| json!({ "containerID": e.inside, "hostID": e.outside, "size": e.count })).collect()
     };
-    let sysctl: BTreeMap<&str, &str> = plan.sysctls.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let sysctl: BTreeMap<&str, &str> = plan.sysctls.iter().map(|s| (s.name.as_str(), s.value.as_str())).collect();
     let mut linux = json!({
         "namespaces": namespaces(plan)?,
         "uidMappings": rows(&plan.map.uids),
