@@ -4,10 +4,12 @@
 //! what they do not know.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
 use serde_json::{Map, Value, json};
 
 /// The namespaces that are reported by their inode numbers.
@@ -65,15 +67,16 @@ impl Status {
     /// The command is about to be executed, with this pid outside.
     ///
     /// # Errors
-    /// When the pid file cannot be written.
-    pub fn command(&mut self, pid: i32) -> io::Result<()> {
+    /// [`Exit::Enter`] when the pid file cannot be written.
+    pub fn command(&mut self, pid: i32) -> Result<()> {
         self.line(&json!({ "command-pid": pid }));
         if let Some(path) = &self.pid_file {
             // Whole or not at all, for whoever waits for it.
             let mut temporary = path.clone().into_os_string();
             temporary.push(format!(".{}", std::process::id()));
-            fs::write(&temporary, format!("{pid}\n"))?;
-            fs::rename(&temporary, path)?;
+            fs::write(&temporary, format!("{pid}\n"))
+                .and_then(|()| fs::rename(&temporary, path))
+                .or_exit(Exit::Enter, || format!("cannot write the pid file {}", path.display()))?;
             self.written = true;
         }
         Ok(())

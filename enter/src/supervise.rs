@@ -312,7 +312,7 @@ impl Loop<'_, '_> {
                 self.code = Some(code);
             }
             Message::Command => {
-                self.container.status.command(received.pid).or_exit(Exit::Enter, || "cannot write the pid file")?;
+                self.container.status.command(received.pid)?;
             }
             Message::Started if self.code.is_some() => {}
             Message::Started => {
