@@ -64,7 +64,8 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, res
     let pid = match sys::clone_process(0).or_exit(Exit::Enter, || "cannot fork the command")? {
         Fork::Child => {
             drop(started);
-            if let Err(error) = command::run(process, start, terminal, Some(starting)) {
+            // `starting` outlives the message: its end is what tells the init that the command was executed.
+            if let Err(error) = command::run(process, start, terminal, Some(&starting)) {
                 channel.send(&Message::Failed(exit_code(&error), chain(&error)));
             }
             sys::exit_now(125)

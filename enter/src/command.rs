@@ -80,7 +80,7 @@ pub fn kernel_version() -> (u32, u32) {
 }
 
 /// Becomes the command. Returns only with an error; `starting` is closed by the exec.
-pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, starting: Option<OwnedFd>) -> Result<()> {
+pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, starting: Option<&OwnedFd>) -> Result<()> {
     if starting.is_some() {
         let own = rustix::process::getpid();
         rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
@@ -123,7 +123,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
 
     let mut keep = process.keep_fds.clone();
     keep.push(start.channel.as_fd().as_raw_fd());
-    keep.extend(starting.as_ref().map(AsRawFd::as_raw_fd));
+    keep.extend(starting.map(AsRawFd::as_raw_fd));
     sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
     start.channel.send(&Message::Command);
     // Of what this program changed, exec undoes the handlers; what the caller ignored (nohup's SIGHUP) stays so.
