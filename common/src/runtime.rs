@@ -22,7 +22,8 @@ pub fn runtime_dir(name: &str) -> Result<PathBuf> {
     let base = match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
         Some(dir) if usable(&dir, uid) => dir,
         _ => {
-            let dir = PathBuf::from(format!("/tmp/d-utils-{uid}"));
+            let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+            let dir = PathBuf::from(format!("/tmp/d-utils-{}", outside(uid, &map)));
             private_dir(&dir, uid)?;
             dir
         }
@@ -30,6 +31,17 @@ pub fn runtime_dir(name: &str) -> Result<PathBuf> {
     let dir = base.join(name);
     private_dir(&dir, uid)?;
     Ok(dir)
+}
+
+/// Who `uid` is outside this user namespace, by its uid_map: root in a namespace of mine must not take the name of the
+/// host's root in a /tmp that both see.
+fn outside(uid: u32, map: &str) -> u32 {
+    let line = |line: &str| {
+        let mut fields = line.split_whitespace().map(|f| f.parse::<u32>().ok());
+        let (inside, outside, count) = (fields.next()??, fields.next()??, fields.next()??);
+        (uid >= inside && uid - inside < count).then(|| outside.saturating_add(uid - inside))
+    };
+    map.lines().find_map(line).unwrap_or(uid)
 }
 
 /// Whether the environment's directory can be taken: absolute, a directory, mine.
@@ -62,6 +74,14 @@ fn private_dir(dir: &Path, uid: u32) -> Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn root_in_a_namespace_is_who_it_is_outside() {
+        assert_eq!(outside(0, "         0       1000          1\n"), 1000);
+        assert_eq!(outside(7, "0 1000 1\n1 100000 65536\n"), 100_006);
+        assert_eq!(outside(0, "0 0 4294967295\n"), 0);
+        assert_eq!(outside(5, ""), 5);
+    }
 
     #[test]
     fn others_directories_and_links_are_refused() {
