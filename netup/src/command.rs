@@ -9,12 +9,13 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit, exit_of, failure};
 use d_common::idmap::IdMap;
 use d_common::report::{Report, errno_text};
+use d_common::runtime::runtime_dir;
 use d_common::sys::{self, Fork};
 use d_common::userns;
 use rustix::io::Errno;
@@ -43,6 +44,9 @@ impl Command {
     /// # Errors
     /// [`Exit::Unavailable`] where user namespaces cannot be made.
     pub fn prepare(command: &[OsString], resolv_conf: Option<&str>, report: &Report) -> Result<Self> {
+        // Asked for here, where the user is still who owns it.
+        let scratch = runtime_dir("d-netup")?;
+        let resolv_conf = resolv_conf.map(|text| (text, scratch.as_path()));
         let facts = userns::facts();
         let (hold, release) = new_pipe()?;
         let namespaces = sys::CLONE_NEWUSER | sys::CLONE_NEWNET | sys::CLONE_NEWNS;
@@ -103,14 +107,14 @@ impl Drop for Command {
 }
 
 /// The child's own program: what it exits with, when it does not become the command.
-fn child(hold: &OwnedFd, command: &[OsString], resolv_conf: Option<&str>, report: &Report) -> u8 {
+fn child(hold: &OwnedFd, command: &[OsString], resolv_conf: Option<(&str, &Path)>, report: &Report) -> u8 {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     // The pipe ends without a byte when the network did not come up, or when d-netup died before the line above.
     if !rustix::io::read(hold, &mut [0u8; 1]).is_ok_and(|n| n == 1) {
         return Exit::Enter as u8;
     }
-    if let Some(text) = resolv_conf
-        && let Err(error) = bind_resolv_conf(text)
+    if let Some((text, scratch)) = resolv_conf
+        && let Err(error) = bind_resolv_conf(text, scratch)
     {
         report.warn(format_args!("CMD sees the host's resolv.conf: {error}"));
     }
@@ -122,17 +126,16 @@ fn child(hold: &OwnedFd, command: &[OsString], resolv_conf: Option<&str>, report
     }
 }
 
-/// Binds a file with `text` over /etc/resolv.conf. It lies on a tmpfs that is mounted over the runtime directory, here alone
-/// and for a moment, so nothing is left on the host. (Mounts of the host are slaves here: mount_namespaces(7).)
-fn bind_resolv_conf(text: &str) -> Result<()> {
+/// Binds a file with `text` over /etc/resolv.conf. It lies on a tmpfs that is mounted over the runtime directory `scratch`,
+/// here alone and for a moment, so nothing is left on the host. (Mounts of the host are slaves here: mount_namespaces(7).)
+fn bind_resolv_conf(text: &str, scratch: &Path) -> Result<()> {
     use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
     let place = fs::canonicalize("/etc/resolv.conf").or_exit(Exit::Unavailable, || "cannot find /etc/resolv.conf")?;
-    let scratch = d_common::runtime::runtime_dir("d-netup")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", &scratch, "tmpfs", flags, None).or_exit(Exit::Unavailable, || "cannot mount a tmpfs")?;
+    mount("tmpfs", scratch, "tmpfs", flags, None).or_exit(Exit::Unavailable, || "cannot mount a tmpfs")?;
     let file = scratch.join("resolv.conf");
     let bound = fs::write(&file, text).and_then(|()| Ok(mount_bind(&file, &place)?));
-    let _ = unmount(&scratch, UnmountFlags::DETACH);
+    let _ = unmount(scratch, UnmountFlags::DETACH);
     bound.or_exit(Exit::Unavailable, || format!("cannot bind over {}", place.display()))
 }
 

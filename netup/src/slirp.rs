@@ -51,11 +51,33 @@ pub fn start(
     network: &Network,
     report: &Report,
 ) -> Result<(Helper, Api)> {
-    let sandbox = sandbox(target, inside, network, report);
+    let mut sandbox = sandbox(target, inside, network, report);
+    loop {
+        let (mut helper, ready, api) = launch(program, target, inside, options(network, sandbox), report)?;
+        let Err(error) = helper.wait_until_ready(ready, report) else {
+            let socket = api.take_socket().or_exit(Exit::Unavailable, || "slirp4netns made no API socket")?;
+            return Ok((helper, Api { socket }));
+        };
+        // In a container the outer one may forbid mounts.
+        if sandbox == Sandbox::Off || !helper.heard().contains("create_sandbox failed") {
+            return Err(explain(helper.heard(), program).unwrap_or(error));
+        }
+        report.warn(format_args!("slirp4netns runs without its sandbox, which cannot be made here: {error}"));
+        sandbox = Sandbox::Off;
+    }
+}
+
+/// Starts slirp4netns with `args`; with the pipe that says when it is ready, and the directory of its socket.
+fn launch(
+    program: &Path,
+    target: &Target,
+    inside: Inside,
+    mut args: Vec<OsString>,
+    report: &Report,
+) -> Result<(Helper, OwnedFd, ApiDir)> {
     let api = ApiDir::make(target.pid)?;
     let (exit_read, exit_write) = new_pipe()?;
     let (ready_read, ready_write) = new_pipe()?;
-    let mut args = options(network, sandbox);
     args.extend(["--api-socket".into(), crate::runtime::API.into()]);
     let enter = target.userns.as_ref().filter(|_| inside == Inside::Root);
     let mut keep = vec![exit_read.as_fd(), ready_write.as_fd(), target.netns.as_fd()];
@@ -73,13 +95,8 @@ pub fn start(
     let enter = enter.map(AsFd::as_fd);
     let launch = Launch { name: NAME, program, args, enter, directory: Some(api.descriptor()), keep };
     report.debug(format_args!("starting {} {:?}", program.display(), launch.args));
-    let mut helper = Helper::start(&launch, exit_write)?;
-    drop((exit_read, ready_write));
-    if let Err(error) = helper.wait_until_ready(ready_read, report) {
-        return Err(explain(helper.heard(), program).unwrap_or(error));
-    }
-    let socket = api.take_socket().or_exit(Exit::Unavailable, || "slirp4netns made no API socket")?;
-    Ok((helper, Api { socket }))
+    let helper = Helper::start(&launch, exit_write)?;
+    Ok((helper, ready_read, api))
 }
 
 /// Whether the sandbox can be had; one warning says why not.

@@ -51,6 +51,20 @@ fn an_old_slirp4netns_is_told_from_a_broken_one() {
 }
 
 #[test]
+fn where_the_sandbox_cannot_be_made_it_is_left_out() {
+    let ns = Namespace::new();
+    // Fails as slirp4netns does where the outer container forbids mounts, and else is slirp4netns.
+    let script = "case \"$*\" in *--enable-sandbox*) echo 'cannot remount / private' >&2; echo 'create_sandbox failed' >&2; \
+        exit 1;; esac; exec /usr/bin/slirp4netns \"$@\"";
+    let fake = ns.scratch.write("bin/slirp4netns", format!("#!/bin/sh\n{script}\n"));
+    std::fs::set_permissions(&fake, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", fake.parent().unwrap().display(), d_tests::PATH);
+    let done = ns.netup(["-p", "7007", "--", "true"]).env("PATH", path).ok();
+    done.err_has("warning: slirp4netns runs without its sandbox")
+        .expect(done.err().lines().count() == 1, "one warning");
+}
+
+#[test]
 fn a_missing_tun_device_has_a_remedy() {
     let scratch = Scratch::new();
     let script = "mount -t tmpfs none /dev/net; d-netup -- true";

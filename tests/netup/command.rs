@@ -48,6 +48,16 @@ fn what_d_netup_fails_in_itself_is_125() {
 }
 
 #[test]
+fn without_a_runtime_directory_it_leaves_none_for_root() {
+    let scratch = d_tests::Scratch::new();
+    let strangers = || std::fs::metadata("/tmp/d-utils-0").ok().map(|m| std::os::unix::fs::MetadataExt::uid(&m));
+    let before = strangers();
+    scratch.run(["d-netup", "--", "grep", "nameserver 10.0.2.3", "/etc/resolv.conf"]).ok();
+    scratch.run(["unshare", "-Urm", "d-netup", "--", "grep", "nameserver 10.0.2.3", "/etc/resolv.conf"]).ok();
+    assert_eq!(strangers(), before);
+}
+
+#[test]
 fn signals_reach_it() {
     let ns = Namespace::new();
     for (signal, name) in [(Signal::TERM, "TERM"), (Signal::USR1, "USR1"), (Signal::HUP, "HUP"), (Signal::QUIT, "QUIT")]
