@@ -181,7 +181,7 @@ pub struct Args {
     pub block_fd: Option<i32>,
 
     /// Run the command in a running container: a pid, or a DIR in use
-    #[arg(long, value_name = "PID|DIR", help_heading = "Other modes")]
+    #[arg(long, value_name = "PID|DIR", help_heading = "Other modes", conflicts_with_all = NOT_WITH_JOIN)]
     pub join: Option<OsString>,
     /// Say what this machine can do, and what to do about the rest
     #[arg(long, help_heading = "Other modes")]
@@ -222,6 +222,46 @@ pub struct Args {
     #[arg(skip)]
     pub mounts: Vec<MountArg>,
 }
+
+/// What a running container has already: `--join` takes it as it is.
+const NOT_WITH_JOIN: [&str; 36] = [
+    "map",
+    "groups",
+    "fakeroot",
+    "no_fakeroot",
+    "volume",
+    "bind",
+    "ro_bind",
+    "tmpfs",
+    "device",
+    "read_only",
+    "ephemeral",
+    "rm",
+    "no_tmpfs",
+    "proc",
+    "entrypoint",
+    "hostname",
+    "sysctl",
+    "as_pid_1",
+    "net",
+    "net_user",
+    "publish",
+    "publish_all",
+    "share",
+    "dns",
+    "add_host",
+    "cap_add",
+    "cap_drop",
+    "seccomp",
+    "no_new_privs",
+    "unmask",
+    "memory",
+    "memory_swap",
+    "cpus",
+    "pids_limit",
+    "check",
+    "print_oci",
+];
 
 /// An option that mounts something, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]

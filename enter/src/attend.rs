@@ -43,6 +43,23 @@ impl Rest {
     }
 }
 
+/// Waits for d-enter's word; false when it has failed, and said so.
+///
+/// # Errors
+/// [`Exit::Enter`] when it cannot be heard.
+pub fn may_go(channel: &Channel) -> Result<bool> {
+    let received = channel.receive().or_exit(Exit::Enter, || "cannot hear from d-enter")?;
+    Ok(received.is_some_and(|received| received.message == Message::Go))
+}
+
+/// The exit code of this process; a failure is told to d-enter, which prints it.
+pub fn end(channel: &Channel, result: Result<u8>) -> u8 {
+    result.unwrap_or_else(|error| {
+        channel.send(&Message::Failed(exit_code(&error), chain(&error)));
+        125
+    })
+}
+
 /// Starts the command and follows it to its end. Returns its exit code.
 ///
 /// # Errors

@@ -6,13 +6,15 @@
 mod delegated;
 mod scope;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
+use d_common::report::chain;
 use rustix::process::Pid;
 
 use crate::limits::Limits;
@@ -30,6 +32,28 @@ pub struct Cgroup {
     ours: bool,
     /// What its memory limit has cost so far.
     killed: u64,
+    victim: Option<Victim>,
+}
+
+/// The kernel kills what is largest, and beside a small command that is the container's init, with all that it holds. So the
+/// command is made more eligible: it inherits that from the init, which then gets its own value back (proc_pid_oom_adj(5)).
+#[derive(Debug)]
+struct Victim {
+    file: File,
+    own: i32,
+}
+
+/// In thousandths of the memory limit.
+const MORE_ELIGIBLE: i32 = 100;
+
+impl Victim {
+    fn mark(pid: Pid) -> io::Result<Self> {
+        let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+        let own = fs::read_to_string(&path)?.trim().parse().unwrap_or(0);
+        let mut file = File::options().write(true).open(path)?;
+        write!(file, "{}", (own + MORE_ELIGIBLE).min(1000))?;
+        Ok(Self { file, own })
+    }
 }
 
 impl Cgroup {
@@ -52,7 +76,16 @@ impl Cgroup {
                 (scope::make(pid, limits).or_exit(Exit::Enter, || format!("cannot limit anything: {why}"))?, false)
             }
         };
-        Ok(Self { path, ours, killed: 0 })
+        // Without it the wrong one may be killed: no reason to start nothing.
+        let victim = limits.memory.and_then(|_| Victim::mark(pid).ok());
+        Ok(Self { path, ours, killed: 0, victim })
+    }
+
+    /// The command is there: the init need not stand in for it any longer.
+    pub fn command_started(&mut self) {
+        if let Some(mut victim) = self.victim.take() {
+            let _ = write!(victim.file, "{}", victim.own);
+        }
     }
 
     /// Takes note of what has happened in it so far; it may be gone before [`Self::out_of_memory`] is asked.
@@ -74,11 +107,40 @@ impl Cgroup {
         let step = PATIENCE / 100;
         for _ in 0..100 {
             match fs::remove_dir(&self.path) {
-                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => std::thread::sleep(step),
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(step),
                 _ => return,
             }
         }
     }
+}
+
+/// Moves `pid` into the cgroup of `target`. Where that is not allowed it may stay outside only if it escapes no limit by that.
+///
+/// # Errors
+/// [`Exit::Enter`] when it would.
+pub fn join(pid: Pid, target: Pid) -> Result<()> {
+    let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let (own, theirs) = (read("self"), read(&target.to_string()));
+    let (Some(own), Some(theirs)) = (own_path(&own), own_path(&theirs)) else { return Ok(()) };
+    let dir = Path::new(ROOT).join(theirs);
+    if own == theirs || !is_cgroup(&dir) {
+        return Ok(());
+    }
+    let Err(error) = fs::write(dir.join("cgroup.procs"), pid.to_string()) else { return Ok(()) };
+    let beyond_own = theirs.ancestors().take_while(|dir| !own.starts_with(dir));
+    if !beyond_own.map(|dir| Path::new(ROOT).join(dir)).any(|dir| is_limited(&dir)) {
+        return Ok(());
+    }
+    scope::attach(pid, &dir).or_exit(Exit::Enter, || {
+        format!("cannot join {target}: it has limits, and its cgroup cannot be entered ({})", chain(&error.into()))
+    })
+}
+
+/// Whether a cgroup itself limits something.
+fn is_limited(dir: &Path) -> bool {
+    ["memory.max", "memory.swap.max", "cpu.max", "pids.max"]
+        .iter()
+        .any(|file| fs::read_to_string(dir.join(file)).is_ok_and(|value| !value.starts_with("max")))
 }
 
 /// The path of a process in the hierarchy of version 2, by the line `0::/PATH` of its /proc/PID/cgroup, without the slash.
@@ -113,7 +175,7 @@ mod tests {
     fn kills_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("memory.events"), "low 0\nhigh 0\nmax 31\noom 1\noom_kill 2\n").unwrap();
-        let mut cgroup = Cgroup { path: dir.path().to_owned(), ours: false, killed: 0 };
+        let mut cgroup = Cgroup { path: dir.path().to_owned(), ours: false, killed: 0, victim: None };
         assert_eq!(cgroup.out_of_memory(), 2);
         cgroup.count();
         drop(dir);

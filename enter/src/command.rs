@@ -46,6 +46,15 @@ impl Filters {
         };
         Ok(Self { base, fakeroot: if plan.fakeroot { fakeroot::filter()? } else { Vec::new() } })
     }
+
+    /// The built-in profile for a command with this bounding set.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn builtin(bounding: u64) -> Result<Self> {
+        let profile = Profile::builtin().or_exit(Exit::Enter, || "cannot use the built-in seccomp profile")?;
+        Ok(Self { base: profile.compile(bounding, kernel_version())?, fakeroot: Vec::new() })
+    }
 }
 
 /// The profile that a plan names; `None` for none.

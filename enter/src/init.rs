@@ -5,29 +5,24 @@
 //! had from inside). It leads the session; the command is the foreground process group of that session, so that Ctrl-Z works.
 //! It dies with d-enter: by PDEATHSIG, and by the end of the channel that only d-enter holds.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::idmap::to_outside;
-use d_common::report::chain;
 use d_common::sys;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
 
 use crate::attend::{self, Rest};
 use crate::channel::{Channel, Message};
 use crate::command;
-use crate::exit_code;
 use crate::plan::Plan;
 use crate::root::{self, Sources};
 use crate::special;
-use crate::terminal::Look;
+use crate::terminal::{self, Look};
 
 /// What the child needs besides the plan.
 pub struct Start<'a> {
@@ -44,23 +39,14 @@ pub struct Start<'a> {
 }
 
 /// The child's whole life.
-pub fn run(plan: &Plan, start: Start<'_>) -> ! {
-    let code = match live(plan, &start) {
-        Ok(code) => code,
-        Err(error) => {
-            start.channel.send(&Message::Failed(exit_code(&error), chain(&error)));
-            125
-        }
-    };
-    sys::exit_now(code)
+pub fn run(plan: &Plan, start: &Start<'_>) -> u8 {
+    attend::end(&start.channel, live(plan, start))
 }
 
 fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
     let channel = &start.channel;
-    match channel.receive().or_exit(Exit::Enter, || "cannot hear from d-enter")? {
-        Some(received) if received.message == Message::Go => {}
-        // d-enter has failed, and said so.
-        _ => return Ok(125),
+    if !attend::may_go(channel)? {
+        return Ok(125);
     }
     if !plan.shared.cgroup {
         // Only now: before the move into its cgroup, the namespace would have shown the wrong root.
@@ -132,23 +118,8 @@ fn open_terminal(plan: &Plan, start: &Start<'_>, dev: &OwnedFd) -> Result<Option
     if plan.process.pty == [false; 3] {
         return Ok(None);
     }
-    let open = || -> io::Result<(OwnedFd, OwnedFd)> {
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let master = rustix::fs::openat(dev, "pts/ptmx", flags, rustix::fs::Mode::empty())?;
-        rustix::pty::unlockpt(&master)?;
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
-        if let Some(look) = &start.look {
-            look.apply(&slave)?;
-        }
-        if let Some((rows, columns)) = plan.console {
-            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-            rustix::termios::tcsetwinsize(&slave, size)?;
-        }
-        rustix::process::ioctl_tiocsctty(&slave)?;
-        Ok((master, slave))
-    };
-    let (master, slave) = open().or_exit(Exit::Enter, || "cannot open a terminal in the container's /dev/pts")?;
+    let (master, slave) = terminal::open(dev, start.look.as_ref(), plan.console)
+        .or_exit(Exit::Enter, || "cannot open a terminal in the container's /dev/pts")?;
     special::console(dev, &slave)?;
     start.channel.send_with(&Message::Terminal, Some(master.as_fd()));
     Ok(Some(slave))

@@ -9,6 +9,7 @@ use d_common::container::{self, Sharing};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::report::Report;
+use d_common::runtime::runtime_dir;
 use d_common::sys::{self, Fork, SignalSet};
 use d_common::userns;
 use rustix::process::{Pid, Signal};
@@ -22,6 +23,8 @@ use crate::init::{self, Start};
 use crate::netup::Netup;
 use crate::network::Net;
 use crate::plan::Plan;
+use crate::process::Process;
+use crate::record::Record;
 use crate::scratch::Scratch;
 use crate::status::Status;
 use crate::supervise::{self, Container};
@@ -38,6 +41,8 @@ pub struct Descriptors {
     pub block: Option<OwnedFd>,
     /// `--pid-file`
     pub pid_file: Option<PathBuf>,
+    /// Where containers are recorded for `--join`.
+    pub records: Option<PathBuf>,
 }
 
 impl Descriptors {
@@ -60,6 +65,7 @@ impl Descriptors {
             ready: take(args.ready_fd, "ready-fd")?,
             block: take(args.block_fd, "block-fd")?,
             pid_file: args.pid_file.as_ref().map(PathBuf::from),
+            records: runtime_dir("d-enter").ok(),
         })
     }
 }
@@ -70,35 +76,15 @@ impl Descriptors {
 /// [`Exit::Unavailable`] when the id map cannot be written, and nothing has happened yet; [`Exit::Enter`] for all else that
 /// fails on this side. The child reports its own failures.
 pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report: Report) -> Result<u8> {
-    if plan.process.die_with_parent {
-        let parent = rustix::process::getppid();
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-            .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
-        if rustix::process::getppid() != parent {
-            fail!(Exit::Enter, "the caller has ended already");
-        }
-    }
+    die_with_caller(&plan.process)?;
     let _locks = lock(plan)?;
     let beside = plan.ephemeral.as_ref().and_then(|ephemeral| ephemeral.beside.as_ref());
     let _scratch = beside.map(|path| Scratch::make(path, plan)).transpose()?;
-    let (channel, childs) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
-    // A caller that ignores it would have the kernel reap our children.
-    sys::default_signal(Signal::CHILD.as_raw());
-    // Blocked before the clone: none may be lost between the two.
-    let signals = SignalSet::all();
-    signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
-    let look =
-        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().find_map(Look::of);
-    let fork = sys::clone_process(namespaces(plan)).map_err(userns::explain);
-    let (pid, pidfd) = match fork.or_exit(Exit::Enter, || "cannot make the namespaces")? {
-        Fork::Child => {
-            drop(channel);
-            let block = descriptors.block.as_ref();
-            init::run(plan, Start { channel: childs, look, filters, block, limited: !plan.limits.is_empty() })
-        }
-        Fork::Parent { pid, pidfd } => (pid, pidfd),
-    };
-    drop(childs);
+    let Child { pid, pidfd, channel, signals } = spawn(namespaces(plan), |channel, look| {
+        let block = descriptors.block.as_ref();
+        init::run(plan, &Start { channel, look, filters, block, limited: !plan.limits.is_empty() })
+    })?;
+    let records = descriptors.records.take();
     let (mut status, netup, cgroup) = match prepare(plan, pid, descriptors) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -114,9 +100,69 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         }
         status.ports(&netup.forwards);
     }
+    // Kept to the end.
+    let _record = records.and_then(|dir| match Record::write(&dir, pid, filters) {
+        Ok(record) => Some(record),
+        Err(error) => {
+            report.info(format!("no record in {} for --join: {error}", dir.display()));
+            None
+        }
+    });
     channel.send(&Message::Go);
     let process = &plan.process;
     supervise::follow(&mut Container { process, channel, pid, pidfd, netup, cgroup, signals, status, report })
+}
+
+/// `--die-with-parent`.
+///
+/// # Errors
+/// [`Exit::Enter`] when the parent has ended before.
+pub fn die_with_caller(process: &Process) -> Result<()> {
+    if process.die_with_parent {
+        let parent = rustix::process::getppid();
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
+        if rustix::process::getppid() != parent {
+            fail!(Exit::Enter, "the caller has ended already");
+        }
+    }
+    Ok(())
+}
+
+/// A child that waits for [`Message::Go`].
+pub struct Child {
+    /// Its pid.
+    pub pid: Pid,
+    /// A handle of it.
+    pub pidfd: OwnedFd,
+    /// The line to it.
+    pub channel: Channel,
+    /// All signals, which are blocked from now on.
+    pub signals: SignalSet,
+}
+
+/// Clones a child into new namespaces. It runs `live` with its end of the line and the look of the caller's terminal,
+/// and exits with what that returns.
+///
+/// # Errors
+/// [`Exit::Enter`] with the kernel's reason.
+pub fn spawn(namespaces: i32, live: impl FnOnce(Channel, Option<Look>) -> u8) -> Result<Child> {
+    let (channel, childs) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
+    // A caller that ignores it would have the kernel reap our children.
+    sys::default_signal(Signal::CHILD.as_raw());
+    // Blocked before the clone: none may be lost between the two.
+    let signals = SignalSet::all();
+    signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
+    let look =
+        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().find_map(Look::of);
+    let fork = sys::clone_process(namespaces).map_err(userns::explain);
+    match fork.or_exit(Exit::Enter, || "cannot make the namespaces")? {
+        Fork::Child => {
+            drop(channel);
+            sys::exit_now(live(childs, look))
+        }
+        Fork::Parent { pid, pidfd } => Ok(Child { pid, pidfd, channel, signals }),
+    }
 }
 
 /// Whether a `--publish` leaves the port on the host open: `80`, `:80`, `IP::80`.

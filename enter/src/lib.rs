@@ -20,6 +20,7 @@ pub mod copy;
 pub mod directory;
 pub mod env;
 pub mod init;
+pub mod join;
 pub mod kept;
 pub mod launch;
 pub mod limits;
@@ -33,6 +34,7 @@ pub mod paths;
 pub mod plan;
 pub mod process;
 pub mod program;
+pub mod record;
 pub mod rlimit;
 pub mod root;
 pub mod sandbox;
@@ -80,6 +82,9 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
         return Ok(if able { 0 } else { Exit::Enter as u8 });
     }
     let mut descriptors = Descriptors::take(&args)?;
+    if let Some(running) = &args.join {
+        return join::run(running, &args, descriptors, report);
+    }
     let directory = match args.operands.first() {
         Some(dir) if dir.is_empty() => fail!(Exit::Enter, "DIR is empty: the command that should print it failed"),
         Some(dir) => Directory::open(Path::new(dir))?,

@@ -76,6 +76,17 @@ impl Limit {
         Ok(limits)
     }
 
+    /// The same, as far as this process may go.
+    #[must_use]
+    pub fn within_own(&self) -> Self {
+        let own = self.resource().and_then(|resource| rustix::process::getrlimit(resource).maximum);
+        let least = |limit: Option<u64>| match (limit, own) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self { name: self.name.clone(), soft: least(self.soft), hard: least(self.hard) }
+    }
+
     fn resource(&self) -> Option<Resource> {
         NAMES.iter().find(|(name, _)| *name == self.name).map(|(_, resource)| *resource)
     }

@@ -317,6 +317,9 @@ impl Loop<'_, '_> {
             Message::Started if self.code.is_some() => {}
             Message::Started => {
                 self.started = true;
+                if let Some(cgroup) = self.container.cgroup.as_mut().filter(|_| !self.container.process.as_pid_1) {
+                    cgroup.command_started();
+                }
                 self.container.status.started();
                 while let Some((signal, group)) = self.early.pop_front() {
                     self.send(signal, group);

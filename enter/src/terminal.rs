@@ -6,7 +6,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::pty::OpenptFlags;
 use rustix::termios::{
     LocalModes, OptionalActions, OutputModes, Termios, Winsize, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
     tcsetwinsize,
@@ -37,6 +39,31 @@ impl Look {
         }
         Ok(())
     }
+}
+
+/// Opens a new terminal of the devpts below `dev`, a container's /dev, and makes it the controlling one of this session: its
+/// two sides, master first. `size` is rows and columns, where they are not those of `look`.
+///
+/// # Errors
+/// Those of the files; `EACCES` where that devpts is somebody else's.
+pub fn open(dev: &OwnedFd, look: Option<&Look>, size: Option<(u16, u16)>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = match rustix::fs::openat(dev, "pts/ptmx", flags, Mode::empty()) {
+        // The host's devpts in a container of others: its way in is beside it.
+        Err(Errno::ACCESS) => rustix::fs::openat(dev, "ptmx", flags, Mode::empty())?,
+        master => master?,
+    };
+    rustix::pty::unlockpt(&master)?;
+    let slave =
+        rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    if let Some(look) = look {
+        look.apply(&slave)?;
+    }
+    if let Some((rows, columns)) = size {
+        tcsetwinsize(&slave, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
+    }
+    rustix::process::ioctl_tiocsctty(&slave)?;
+    Ok((master, slave))
 }
 
 /// Whether the process group of this process is the foreground one of the terminal `fd`.

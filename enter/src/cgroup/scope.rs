@@ -41,6 +41,17 @@ pub(super) fn make(pid: Pid, limits: &Limits) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Moves `pid` into the unit that has made the cgroup `dir`, by one AttachProcessesToUnit call.
+///
+/// # Errors
+/// [`Exit::Enter`] when the manager does not do that.
+pub(super) fn attach(pid: Pid, dir: &Path) -> Result<()> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let arguments = ["", "1", &pid.to_string()].map(str::to_owned);
+    call(&["AttachProcessesToUnit", "ssau", &name], &arguments)?;
+    wait(pid, &name).map(drop)
+}
+
 /// The scope's properties in busctl's words: their number, and for each name, type and value; then no further units.
 fn properties(pid: Pid, limits: &Limits) -> Vec<String> {
     let mut list: Vec<Vec<String>> = Vec::new();
