@@ -10,7 +10,7 @@ use d_common::idmap::{Extent, to_outside};
 use d_common::report::Report;
 use serde_json::{Value, json};
 
-use super::mounts;
+use super::{mounts, resources};
 use crate::args::ProcMode;
 use crate::capabilities::names;
 use crate::command::{kernel_version, profile};
@@ -115,6 +115,9 @@ fn linux(plan: &Plan) -> Result<Value> {
         "maskedPaths": plan.masked,
         "readonlyPaths": plan.readonly,
     });
+    if let Some(resources) = resources::write(&plan.limits) {
+        linux["resources"] = resources;
+    }
     if let Some(profile) = profile(&plan.seccomp)? {
         linux["seccomp"] = profile.to_oci(plan.process.capabilities.bounding, kernel_version());
     }
