@@ -415,3 +415,26 @@ fn a_printed_config_is_printed_alike_again() {
     done.expect(done.err().contains("/etc/hosts"), "the files that are left out");
     assert_eq!(b.scratch.names(""), names);
 }
+
+/// crun-tests.md does not name what is gone.
+#[test]
+fn the_table_of_cruns_tests_names_tests_that_exist() {
+    macro_rules! sources {
+        ($($path:literal)*) => { [$(($path, include_str!($path))),*] };
+    }
+    let sources = sources!(
+        "../enter/src/oci/json.rs" "../enter/src/oci/mounts.rs" "../enter/src/oci/resources.rs" "../enter/src/oci/tests.rs"
+        "../enter/src/rlimit.rs" "../enter/src/terminal.rs" "attacks.rs" "check.rs" "oci.rs" "seccomp.rs"
+        "enter/arguments.rs" "enter/command.rs" "enter/files.rs" "enter/identity.rs" "enter/init.rs" "enter/leftovers.rs"
+        "enter/monitoring.rs" "enter/network.rs" "enter/process.rs" "enter/security.rs" "enter/terminal.rs"
+    );
+    let table = include_str!("crun-tests.md");
+    let named: Vec<(&str, &str)> =
+        table.split('`').skip(1).step_by(2).filter_map(|text| text.split_once(".rs: ")).collect();
+    assert!(named.len() > 50);
+    for (path, test) in named {
+        let source = sources.iter().find(|(p, _)| p.strip_suffix(".rs") == Some(path));
+        let exists = source.is_some_and(|(_, text)| text.contains(&format!("fn {test}()")));
+        assert!(exists, "{path}.rs: {test}");
+    }
+}
