@@ -203,10 +203,10 @@ fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option
                 let flags = Flags { readonly: false, noexec: *noexec, devices: false };
                 let bits = mode.unwrap_or(covered.st_mode & 0o7777);
                 let tmpfs = new_tmpfs_with(bits, *size, options, flags)?;
-                let below = clone_tree(&target, Path::new(""))?;
                 attach(&tmpfs, &target)?;
                 if *copy {
-                    copy::tree(&below, &tmpfs, copy::What::All)?;
+                    // The handle still shows what lies below the mount.
+                    copy::tree(&target, &tmpfs, copy::What::All)?;
                     rustix::fs::chmodat(&tmpfs, ".", Mode::from_raw_mode(bits), rustix::fs::AtFlags::empty())?;
                 }
                 if *readonly { sys::mount_setattr(tmpfs.as_fd(), sys::MOUNT_ATTR_RDONLY, 0, false) } else { Ok(()) }

@@ -224,11 +224,10 @@ fn scratch(root: &Root, plan: &Plan) -> Result<()> {
         let target = at(root, path)?;
         let flags = Flags { readonly: false, noexec: false, devices: false };
         let mount = new_tmpfs(*mode, None, flags).or_exit(Exit::Enter, || format!("cannot make a tmpfs for {path}"))?;
-        // Attached first: a detached mount cannot be written to by path on older kernels, and a failed copy is no harm here.
-        let source = clone_tree(&target, Path::new("")).ok();
         attach(&mount, &target).or_exit(Exit::Enter, || format!("cannot mount a tmpfs on {path}"))?;
-        if let (true, Some(source)) = (*path == "/run", source) {
-            copy::tree(&source, &mount, copy::What::Directories)
+        if *path == "/run" {
+            // The handle still shows what lies below the mount.
+            copy::tree(&target, &mount, copy::What::Directories)
                 .or_exit(Exit::Enter, || "cannot copy the directories of the image's /run")?;
         }
     }
