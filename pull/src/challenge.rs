@@ -131,6 +131,16 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_read_to_its_end() {
+        let text = r#"Bearer realm="é\"=,"x , =Basic a==,b = "c" Negotiate YW= ,;"#;
+        for (start, _) in text.char_indices() {
+            for (end, _) in text[start..].char_indices() {
+                Challenge::parse(&text[start..start + end]);
+            }
+        }
+    }
+
+    #[test]
     fn nonsense_is_no_challenge() {
         for header in ["", ",,,", "realm=x", "Bearer", r#"Bearer service="s""#, "\"", "Bearer realm=", "é", "= = ="] {
             assert_eq!(Challenge::parse(header), [], "{header}");

@@ -16,13 +16,14 @@ use d_common::platform::Platform;
 
 use crate::archive::{Archive, name_of as member_name};
 use crate::blob::Fetcher;
+use crate::cache::{Cache, Registration};
 use crate::context::Context;
 use crate::find::Finder;
 use crate::growth::Growth;
 use crate::index::{Entry, Index, name_of};
 use crate::plan::{PullMode, Wanted};
 use crate::reference::Reference;
-use crate::resolve::Image;
+use crate::resolve::{Blob, Image};
 
 /// An image in the cache.
 #[derive(Debug)]
@@ -43,32 +44,14 @@ pub struct Pulled {
 /// As the table of exit codes says; whatever was fetched of its blobs stays for the next run.
 pub fn pull(context: &Context, wanted: &Wanted, archive: Option<&mut dyn Write>) -> Result<Pulled> {
     let sources = context.sources(wanted)?;
-    let finder = Finder::new(context, wanted, &sources);
-    let image = finder.find()?;
+    let image = Finder::new(context, wanted, &sources).find()?;
     let blobs = image.blobs()?;
     refuse_foreign(context, &blobs)?;
 
     let cache = &context.cache;
-    let documents = [Some(&image.manifest), image.index.as_ref()].into_iter().flatten();
-    let digests: Vec<&Digest> = documents.clone().map(|d| &d.digest).chain(blobs.iter().map(|b| &b.digest)).collect();
     let entry = entry_of(wanted, &image);
-    let there = |digest: &Digest| cache.layout.blob_path(digest).exists();
-    let whole = documents.clone().all(|d| there(&d.digest)) && blobs.iter().all(|b| cache.has(b));
-    let registration = if whole {
-        None
-    } else {
-        cache.create()?;
-        // From here on nobody removes what we count on; what is there is looked at only after this.
-        let registration = cache.register(digests.iter().copied())?;
-        for document in documents {
-            cache.put(&document.digest, &document.bytes)?;
-        }
-        if let Some(config) = &image.config {
-            cache.put(&image.parsed.config.digest, config)?;
-        }
-        Some(registration)
-    };
-    if !whole || archive.is_some() {
+    let claim = claim(cache, &image, &blobs)?;
+    if claim.is_some() || archive.is_some() {
         let cancelled = AtomicBool::new(false);
         let fetcher = Fetcher {
             cache,
@@ -80,12 +63,34 @@ pub fn pull(context: &Context, wanted: &Wanted, archive: Option<&mut dyn Write>)
         };
         fetch_all(&fetcher, context.plan.jobs, &blobs, archive.map(|out| (out, &image, &entry)))?;
     }
-    cache.touch(digests);
+    cache.touch(needs(&image, &blobs));
     name(context, &entry)?;
-    drop(registration);
+    drop(claim);
     let path = cache.layout.blob_path(&image.manifest.digest);
-    let digest = image.manifest.digest.clone();
-    Ok(Pulled { reference: wanted.reference.clone(), platform: image.platform.clone(), digest, path })
+    Ok(Pulled { reference: wanted.reference.clone(), platform: image.platform, digest: image.manifest.digest, path })
+}
+
+/// All that an image consists of.
+fn needs<'a>(image: &'a Image, blobs: &[&'a Descriptor]) -> impl Iterator<Item = &'a Digest> {
+    image.documents().map(|d| &d.digest).chain(blobs.iter().map(|b| &b.digest))
+}
+
+/// Claims what an image needs, and stores what is at hand; `None` if all of it is there already.
+fn claim(cache: &Cache, image: &Image, blobs: &[&Descriptor]) -> Result<Option<Registration>> {
+    let stored = |document: &Blob| cache.layout.blob_path(&document.digest).exists();
+    if image.documents().all(stored) && blobs.iter().all(|b| cache.has(b)) {
+        return Ok(None);
+    }
+    cache.create()?;
+    // From here on nobody removes what we count on; what is there is looked at only after this.
+    let registration = cache.register(needs(image, blobs))?;
+    for document in image.documents() {
+        cache.put(&document.digest, &document.bytes)?;
+    }
+    if let Some(config) = &image.config {
+        cache.put(&image.parsed.config.digest, config)?;
+    }
+    Ok(Some(registration))
 }
 
 /// Layers that their publisher keeps elsewhere are fetched from there only if the user says so: the image would choose the

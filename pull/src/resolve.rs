@@ -46,6 +46,11 @@ pub struct Image {
 }
 
 impl Image {
+    /// The manifest, and the index that led to it.
+    pub fn documents(&self) -> impl Iterator<Item = &Blob> {
+        std::iter::once(&self.manifest).chain(&self.index)
+    }
+
     /// Config and layers, each once, in the order in which a reader wants them.
     ///
     /// # Errors
