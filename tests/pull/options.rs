@@ -177,6 +177,28 @@ fn progress_is_on_stderr_and_as_asked_for() {
 }
 
 #[test]
+fn bars_are_for_terminals() {
+    let store = Store::of(&image(&[3_000_000]));
+    // Slow enough to be seen.
+    let bad = BadRegistry::start(move |r| match (r.header("range"), r.path.contains("/blobs/")) {
+        (None, true) => store.answer(r).cut(1_000_000),
+        _ => store.answer(r),
+    });
+    let (scratch, name) = (Scratch::new(), bad.image("x"));
+    let script = |options: &str| {
+        fs::remove_dir_all(scratch.join("cache")).unwrap();
+        scratch.run(["script", "-qec", &format!("d-pull {options} {name} >out"), "log"]).env("TERM", "xterm").ok();
+        assert_eq!(fs::read_to_string(scratch.join("out")).unwrap().lines().count(), 1);
+        fs::read_to_string(scratch.join("log")).unwrap()
+    };
+    let short = &Digest::of(&crate::noise(3_000_000, 1)).hex()[..12].to_owned();
+    let log = script("");
+    assert!(log.contains(short) && log.contains("MiB/"), "{log:?}");
+    assert!(!script("-q").contains(short));
+    assert!(!script("--progress=none").contains(short));
+}
+
+#[test]
 fn check_reports_and_says_what_to_do() {
     let scratch = Scratch::new();
     scratch.run(["d-pull", "--check"]).ok().out_has("cache");
