@@ -2,7 +2,8 @@
 //! d-netup is asked, and for a moment at the start `PID.slirp/api`, slirp4netns's own socket.
 //!
 //! The directory is reached through a descriptor, so that no path is too long for a socket address (108 bytes, unix(7)).
-//! A socket appears under its name only when it already listens, so a name that nobody answers behind is a leftover.
+//! Names come and go under a lock on it: so a socket behind which nobody listens is a leftover (of a machine that was reset,
+//! of a pid namespace that was torn down), and the next run removes it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -10,7 +11,7 @@ use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::runtime::runtime_dir;
-use rustix::fs::{AtFlags, Mode, OFlags, linkat, mkdirat, open, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, open, openat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::process::Pid;
@@ -23,6 +24,8 @@ const BACKLOG: i32 = 16;
 pub struct Files {
     dir: Option<OwnedFd>,
     pid: Pid,
+    /// Tells our socket from that of a successor.
+    inode: u64,
 }
 
 /// Opens the runtime directory.
@@ -31,7 +34,7 @@ pub struct Files {
 /// As [`runtime_dir`].
 pub fn open_dir() -> Result<OwnedFd> {
     let path = runtime_dir("d-netup")?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     open(&path, flags, Mode::empty()).or_exit(Exit::CantCreate, || format!("cannot open {}", path.display()))
 }
 
@@ -60,6 +63,35 @@ pub fn connect_to(dir: BorrowedFd<'_>, pid: Pid) -> Option<OwnedFd> {
     Some(socket)
 }
 
+/// Does `work` while nobody else adds or removes names.
+fn locked<T>(dir: &OwnedFd, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    flock(dir, FlockOperation::LockExclusive)?;
+    let result = work();
+    flock(dir, FlockOperation::Unlock)?;
+    result
+}
+
+/// Removes the sockets that nobody listens behind, and what belongs to them.
+fn sweep(dir: &OwnedFd) -> Result<(), Errno> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_str().ok().and_then(|name| name.strip_suffix(".sock"));
+        let Some(pid) = name.and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw) else { continue };
+        let socket = new_socket()?;
+        if connect(&socket, &address(dir.as_fd(), &socket_name(pid))?) == Err(Errno::CONNREFUSED) {
+            remove(dir, pid);
+        }
+    }
+    Ok(())
+}
+
+fn remove(dir: &OwnedFd, pid: Pid) {
+    let slirp = slirp_name(pid);
+    let _ = unlinkat(dir, socket_name(pid), AtFlags::empty());
+    let _ = unlinkat(dir, format!("{slirp}/{API}"), AtFlags::empty());
+    let _ = unlinkat(dir, slirp, AtFlags::REMOVEDIR);
+}
+
 impl Files {
     /// Claims `pid`: at most one d-netup serves a process. Returns the listening socket, too.
     ///
@@ -67,27 +99,24 @@ impl Files {
     /// [`Exit::CantCreate`] when another one serves it already.
     pub fn claim(pid: Pid) -> Result<(Self, OwnedFd)> {
         let dir = open_dir()?;
-        let (name, temporary) = (socket_name(pid), format!(".{pid}.{}", std::process::id()));
-        let make = || -> Result<OwnedFd, Errno> {
+        let name = socket_name(pid);
+        let make = || -> Result<(OwnedFd, u64), Errno> {
+            sweep(&dir)?;
             let socket = new_socket()?;
-            let _ = unlinkat(&dir, &temporary, AtFlags::empty());
-            bind(&socket, &address(dir.as_fd(), &temporary)?)?;
+            bind(&socket, &address(dir.as_fd(), &name)?)?;
             listen(&socket, BACKLOG)?;
-            Ok(socket)
+            Ok((socket, statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino))
         };
-        let cannot = || format!("cannot make the socket {name} in the runtime directory");
-        let socket = make().or_exit(Exit::CantCreate, cannot)?;
-        let mut linked = linkat(&dir, &temporary, &dir, &name, AtFlags::empty());
-        if linked == Err(Errno::EXIST) && connect_to(dir.as_fd(), pid).is_none() {
-            let _ = unlinkat(&dir, &name, AtFlags::empty());
-            linked = linkat(&dir, &temporary, &dir, &name, AtFlags::empty());
+        match locked(&dir, make) {
+            Ok((socket, inode)) => Ok((Self { dir: Some(dir), pid, inode }, socket)),
+            Err(Errno::ADDRINUSE) => fail!(
+                Exit::CantCreate,
+                "process {pid} is already connected by a d-netup (d-netup --list {pid} asks it)"
+            ),
+            Err(e) => {
+                Err(e).or_exit(Exit::CantCreate, || format!("cannot make the socket {name} in the runtime directory"))
+            }
         }
-        let _ = unlinkat(&dir, &temporary, AtFlags::empty());
-        if linked == Err(Errno::EXIST) {
-            fail!(Exit::CantCreate, "process {pid} is already connected by a d-netup (d-netup --list {pid} asks it)");
-        }
-        linked.or_exit(Exit::CantCreate, cannot)?;
-        Ok((Self { dir: Some(dir), pid }, socket))
     }
 
     /// The descriptor that removing the files needs.
@@ -103,12 +132,14 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        if let Some(dir) = &self.dir {
-            let slirp = slirp_name(self.pid);
-            let _ = unlinkat(dir, socket_name(self.pid), AtFlags::empty());
-            let _ = unlinkat(dir, format!("{slirp}/{API}"), AtFlags::empty());
-            let _ = unlinkat(dir, slirp, AtFlags::REMOVEDIR);
-        }
+        let Some(dir) = &self.dir else { return };
+        // A d-netup that came the moment after we were killed may have swept our socket, and have its own there.
+        let _ = locked(dir, || {
+            if statat(dir, socket_name(self.pid), AtFlags::SYMLINK_NOFOLLOW)?.st_ino == self.inode {
+                remove(dir, self.pid);
+            }
+            Ok(())
+        });
     }
 }
 

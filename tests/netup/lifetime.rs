@@ -60,6 +60,21 @@ fn killed_it_takes_its_helpers_and_files_along() {
 }
 
 #[test]
+fn leftovers_of_the_dead_are_removed_and_sockets_of_the_living_are_not() {
+    let (ns, other) = (Namespace::new(), Namespace::new());
+    let _netup = ns.connected::<&str>([]);
+    // What remains when the gate is killed with the rest, as at the end of a pid namespace.
+    let dir = ns.scratch.join("d-netup");
+    drop(std::os::unix::net::UnixListener::bind(dir.join("999999.sock")).unwrap());
+    std::fs::create_dir(dir.join("999999.slirp")).unwrap();
+    ns.netup(["--", "true"]).ok();
+    assert_eq!(ns.runtime_files(), [format!("{}.sock", ns.pid())]);
+    let _second = other.netup(["--ready-fd", "1", &other.pid()]).env("XDG_RUNTIME_DIR", ns.scratch.path()).spawn();
+    assert!(eventually(SOON, || ns.runtime_files().len() == 2));
+    ns.netup(["--list", &ns.pid()]).ok();
+}
+
+#[test]
 fn a_helper_that_dies_is_not_missed_in_silence() {
     for backend in ["slirp4netns", "pasta"] {
         if !have(backend) {
