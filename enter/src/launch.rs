@@ -1,6 +1,7 @@
 //! The parent's part of the dance: locks, the clone, the id map, the network, and then the child may go.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -52,8 +53,7 @@ impl Descriptors {
     /// [`Exit::Enter`] for one that is not open.
     pub fn take(args: &Args) -> Result<Self> {
         let take = |fd: Option<i32>, option: &str| {
-            fd.map(|fd| sys::inherited_fd(fd).or_exit(Exit::Enter, || format!("--{option} {fd}: no such descriptor")))
-                .transpose()
+            fd.map(|fd| own(fd).or_exit(Exit::Enter, || format!("--{option} {fd}: no such descriptor"))).transpose()
         };
         for fd in &args.keep_fd {
             if *fd > 2 && fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
@@ -70,6 +70,17 @@ impl Descriptors {
     }
 }
 
+/// A descriptor that an option names: taken over, but for stdin, stdout and stderr, which are the command's too.
+fn own(fd: i32) -> io::Result<OwnedFd> {
+    let stream = match fd {
+        0 => rustix::stdio::stdin(),
+        1 => rustix::stdio::stdout(),
+        2 => rustix::stdio::stderr(),
+        _ => return sys::inherited_fd(fd),
+    };
+    Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?)
+}
+
 /// Runs the container. Returns the command's exit code.
 ///
 /// # Errors
@@ -84,6 +95,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         let block = descriptors.block.as_ref();
         init::run(plan, &Start { channel, look, filters, block, limited: !plan.limits.is_empty() })
     })?;
+    report.debug(format!("the namespaces are made, their init is pid {}", pid.as_raw_nonzero()));
     let records = descriptors.records.take();
     let (mut status, netup, cgroup) = match prepare(plan, pid, descriptors) {
         Ok(prepared) => prepared,
@@ -108,6 +120,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
             None
         }
     });
+    report.debug("ids are mapped and the network is there: the init builds the root");
     channel.send(&Message::Go);
     let process = &plan.process;
     supervise::follow(&mut Container { process, channel, pid, pidfd, netup, cgroup, signals, status, report })

@@ -19,6 +19,7 @@ pub mod config;
 pub mod copy;
 pub mod directory;
 pub mod env;
+pub mod explain;
 pub mod init;
 pub mod join;
 pub mod kept;
@@ -113,6 +114,7 @@ fn enter(
     loop {
         let plan = Plan::decide(args.clone(), directory, caller, &facts)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));
+        explain::lines(&plan).iter().for_each(|line| report.info(line));
         match launch::run(&plan, &Filters::build(&plan)?, descriptors, report) {
             Err(error) if exit_of(&error) == Exit::Unavailable && facts.helpers_missing.is_none() => {
                 facts.helpers_missing = Some(d_common::report::chain(&error));

@@ -13,7 +13,7 @@ use d_common::beneath::{Make, Root};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::sys;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
@@ -85,6 +85,11 @@ impl Sources {
             }
             tree => tree.or_exit(Exit::Enter, || format!("cannot take {}", source.display()))?,
         };
+        let is_file =
+            rustix::fs::fstat(&tree).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
+        if is_file && matches!(mount, Mount::Device { .. }) {
+            fail!(Exit::Enter, "cannot show {}: it is no device (--bind takes any file)", source.display());
+        }
         restrict(&tree, flags).or_exit(Exit::Enter, || format!("cannot restrict {}", source.display()))?;
         Ok(Some(tree))
     }

@@ -150,6 +150,18 @@ fn quiet_leaves_errors_only() {
 }
 
 #[test]
+fn verbose_explains_on_stderr() {
+    let place = Place::new("single");
+    let done = place.enter(&["--verbose", "-v", ".:/mine"], &["echo", "x"]).ok();
+    done.prints("x");
+    for word in ["map single", "user 0:0", "network none", "mount on /mine", "runs echo x"] {
+        done.err_has(word);
+    }
+    let more = place.enter(&["--verbose", "--verbose"], &["true"]).ok();
+    more.expect(more.err().contains("namespaces"), "its steps");
+}
+
+#[test]
 fn the_machine_is_checked() {
     let done = run(["d-enter", "--check"]).done();
     done.out_has("user").expect(done.stderr.is_empty(), "nothing on stderr");

@@ -221,6 +221,7 @@ fn devices_of_the_host_are_shown() {
             .prints("1:3");
         place.sh("--device /dev/full", "echo x >/dev/full").code(1);
         place.sh("--device /dev/zero:/opt/zero:rwm", "head -c 3 /opt/zero | wc -c").ok().prints("3");
+        place.enter(&["--device", "/etc/passwd"], &["true"]).fails(125).err_has("no device");
     });
 }
 

@@ -59,6 +59,20 @@ fn killed_at_any_moment_it_leaves_nothing() {
 }
 
 #[test]
+fn ended_at_any_moment_it_says_so() {
+    under_both_maps(|place| {
+        for n in 0..20u64 {
+            let running = place.sh(if n % 5 == 0 { "-n" } else { "" }, "sleep 1000").spawn();
+            // Before this the program itself may not have begun.
+            std::thread::sleep(Duration::from_millis(10 + n * 4));
+            running.signal(Signal::TERM);
+            let done = running.wait(Duration::from_secs(20));
+            done.expect(done.code() == 143, "143");
+        }
+    });
+}
+
+#[test]
 fn many_starts_in_a_row_leave_nothing() {
     let place = Place::new("single");
     place

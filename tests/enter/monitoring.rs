@@ -53,6 +53,13 @@ fn the_pid_file_has_the_commands_pid_as_long_as_it_runs() {
 }
 
 #[test]
+fn stdout_can_carry_status_and_the_commands_output() {
+    let place = Place::new("single");
+    let done = place.enter(&["--status-fd", "1", "--ready-fd", "1"], &["echo", "from the command"]).ok();
+    done.silent().out_has("from the command").out_has("READY").out_has("\"exit-code\":0");
+}
+
+#[test]
 fn ready_is_one_line_when_the_command_runs() {
     under_both_maps(|place| {
         place.outside("d-enter --map $MAP --ready-fd 3 box true 3>ready; wc -l <ready").ok().prints("1");

@@ -167,6 +167,21 @@ fn ctrl_c_and_ctrl_z_of_a_plain_command() {
 }
 
 #[test]
+fn ctrl_z_without_a_pty_stops_the_job() {
+    let place = Place::new("single");
+    let screen = Screen::open(&place);
+    screen.line("d-enter --tty=never --map single box sh -c 'while :; do sleep 0.1; done; :'");
+    std::thread::sleep(Duration::from_millis(700));
+    screen.key("C-z");
+    screen.see("[1]+  Stopped");
+    screen.line("fg");
+    std::thread::sleep(Duration::from_millis(500));
+    screen.key("C-c");
+    screen.line("echo code-$?");
+    screen.see("code-130");
+}
+
+#[test]
 fn substitutions_and_pipes_stay_clean() {
     let place = Place::new("single");
     let screen = Screen::open(&place);
