@@ -4,6 +4,8 @@
 mod config;
 #[path = "unpack/directory.rs"]
 mod directory;
+#[path = "unpack/hostile.rs"]
+mod hostile;
 #[path = "unpack/layers.rs"]
 mod layers;
 #[path = "unpack/metadata.rs"]

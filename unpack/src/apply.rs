@@ -21,7 +21,7 @@ use crate::metadata::{Rules, set_owner, set_owner_at, set_xattrs, times};
 use crate::notes::Notes;
 use crate::rootfs::{Found, Missing, Tree, failed, timespec};
 use crate::survey::Fate;
-use crate::tar::{Budget, Entry, Input, Kind, Reader, Sparse};
+use crate::tar::{Budget, Entry, Input, Kind, Reader, Sparse, Time};
 use crate::whiteout::{Touched, status};
 
 /// What happens to whiteouts.
@@ -65,6 +65,8 @@ impl<'a> Applier<'a> {
         if let Some((uid, gid)) = owner {
             notes.owner(rustix::fs::fchown(&root, Some(uid), Some(gid)), b"")?;
         }
+        // An image without an entry for its root gets the same one in every run, as umoci has it.
+        notes.mode(rustix::fs::futimens(&root, &times(Time::default())), b"")?;
         let tree = Tree::new(root, owner);
         Ok(Self { tree, identity, rules, exclude, whiteouts, touched: Touched::new(false), notes, entries: 0 })
     }

@@ -1,0 +1,149 @@
+//! What the layers of tests/hostile.rs do not try: zip files with the same tricks, bombs, endless streams, depth; and that no path
+//! of the tree is used but by handle.
+
+use std::fs;
+
+use d_tests::image::Image;
+use d_tests::tar::{Entry as E, tar};
+use d_tests::{Scratch, have, skip};
+
+use crate::image;
+
+#[test]
+fn the_tree_is_touched_by_handle_alone() {
+    if !have("strace") {
+        return skip("no strace");
+    }
+    let scratch = Scratch::new();
+    let base = vec![
+        E::dir("needle-d"),
+        E::file("needle-d/needle-f", "1"),
+        E::symlink("needle-l", "/needle-d"),
+        E::dir("needle-x"),
+        E::file("needle-x/needle-y", ""),
+        E::hard_link("needle-h", "needle-l/needle-f"),
+        E::file("needle-l/needle-g", "2"),
+    ];
+    let top =
+        vec![E::file(".wh.needle-x", ""), E::file("needle-d/needle-f", "3"), E::symlink("needle-d/needle-g", "x")];
+    let manifest = image([base, top]).write(&scratch.join("image"));
+    let calls =
+        "trace=%file,openat2,fchown,fchmod,linkat,symlinkat,mkdirat,mknodat,unlinkat,renameat,renameat2,utimensat";
+    scratch
+        .run(["strace", "-f", "-s", "200", "-o", "trace", "-e", calls, "d-unpack", "-q"])
+        .arg(manifest)
+        .arg("c")
+        .ok();
+    scratch.run(["strace", "-f", "-s", "200", "-o", "gone", "-e", calls, "d-unpack", "--remove", "c"]).ok();
+    for file in ["trace", "gone"] {
+        let trace = fs::read_to_string(scratch.join(file)).unwrap();
+        let lines: Vec<&str> =
+            trace.lines().filter(|line| line.contains("needle") || line.contains("rootfs")).collect();
+        assert!(file == "gone" || lines.len() > 10, "{lines:#?}");
+        for line in lines {
+            let call = line.split_once(' ').unwrap().1.trim_start();
+            let by_handle = call.split_once('(').is_some_and(|(name, args)| {
+                let args = if name == "symlinkat" { args.split_once(", ").unwrap().1 } else { args };
+                (name.ends_with("at") || name.ends_with("at2")) && args.starts_with(|c: char| c.is_ascii_digit())
+            });
+            // d-unpack looks whether DIR is a container directory by its own path.
+            let is_outer = call.contains("/c/rootfs\"") || call.contains("readlink") && !call.contains("needle");
+            assert!(by_handle && !call.contains("AT_FDCWD") || is_outer, "{line}");
+        }
+    }
+}
+
+#[test]
+fn zip_files_stay_inside() {
+    let scratch = Scratch::new();
+    if !have("python3") {
+        return skip("no python3 to write odd zip files");
+    }
+    scratch.write("canary", "stays");
+    let write = r#"
+import sys, zipfile
+z = zipfile.ZipFile('t.zip', 'w')
+def add(name, data, mode=0o100644):
+    info = zipfile.ZipInfo(name); info.create_system = 3; info.external_attr = mode << 16; z.writestr(info, data)
+exec(sys.argv[1])
+z.close()
+"#;
+    for entries in [
+        "add('../../canary', 'evil')",
+        "add('/canary', 'evil')",
+        "add('l', '../..', 0o120777); add('l/canary', 'evil')",
+        "add('l', '/', 0o120777); add('l/canary', 'evil')",
+        "add('.', '/', 0o120777)",
+        "add('d/', ''); add('d', '..', 0o120777); add('d/canary', 'evil')",
+        "add('.wh.canary', ''); add('../.wh..wh..opq', '')",
+    ] {
+        scratch.run(["python3", "-c", write, entries]).ok();
+        let done = scratch.run(["d-unpack", "-q", "--map=single", "t.zip", "c"]).done();
+        done.expect(matches!(done.code(), 0 | 65), "done, or bad data");
+        assert_eq!(fs::read_to_string(scratch.join("canary")).unwrap(), "stays", "{entries}");
+        let _ = scratch.run(["d-unpack", "--remove", "c"]).done();
+        assert_eq!(scratch.names(""), ["cache", "canary", "home", "t.zip"], "{entries}");
+    }
+}
+
+#[test]
+fn bombs_and_endless_streams_end() {
+    let scratch = Scratch::new();
+    let before = scratch.names("");
+    // A terabyte of zeroes that is a few bytes, an endless file, endless entries, endless padding.
+    for (script, code) in [
+        ("(printf 'x\\0%0122d' 0; cat /dev/zero) | head -c 70000000 | d-unpack - c", 65),
+        ("head -c 100000000 /dev/zero | d-unpack - c", 65),
+        ("yes | d-unpack - c", 65),
+        ("yes | gzip -c | d-unpack - c", 65),
+        ("head -c 2000000 /dev/urandom | d-unpack - c", 65),
+    ] {
+        scratch.sh(script).code(code);
+        assert_eq!(scratch.names(""), before, "{script}");
+    }
+    let bomb = "truncate -s 400M big; tar -cf - big | gzip -1 > bomb.tgz; rm big";
+    scratch.sh(bomb).ok();
+    scratch.run(["d-unpack", "--max-size=100M", "bomb.tgz", "c"]).fails(65).err_has("--max-size");
+    assert!(!scratch.join("c").exists());
+}
+
+#[test]
+fn memory_is_bounded() {
+    if !std::path::Path::new("/usr/bin/time").is_file() {
+        return skip("no /usr/bin/time");
+    }
+    let scratch = Scratch::new();
+    let many = tar((0..20_000).map(|n| E::file(format!("d{}/f{n}", n % 300), "")));
+    let again = tar((0..20_000).map(|n| E::file(format!("d{}/f{n}", n % 300), "x")));
+    scratch.write("big", vec![7; 80 << 20]);
+    let big = tar([E::file("big", fs::read(scratch.join("big")).unwrap())]);
+    use d_tests::image::Compression::{Gzip, Zstd};
+    let image = Image::new().layer_as(big, Gzip).layer_as(&many, Zstd).layer_as(again, Gzip);
+    let manifest = image.write(&scratch.join("image"));
+    let run = scratch.run(["/usr/bin/time", "-f", "%M", "d-unpack", "-q"]).arg(manifest).arg("c");
+    let peak: u64 =
+        run.timeout(std::time::Duration::from_secs(120)).ok().err().lines().last().unwrap().parse().unwrap();
+    assert!(peak <= 64 << 10, "{peak} KiB");
+}
+
+#[test]
+fn trees_deeper_than_paths_are_long() {
+    // Each entry goes a little deeper through a symlink to the end of the last.
+    let scratch = Scratch::new();
+    let step = vec!["d"; 200].join("/");
+    let mut entries = vec![E::dir("d")];
+    let mut at = String::new();
+    for n in 0..12 {
+        entries.push(E::dir(format!("{at}{step}")));
+        let target = if n == 0 { format!("/{step}") } else { format!("/l{}/{step}", n - 1) };
+        entries.push(E::symlink(format!("l{n}"), target));
+        at = format!("l{n}/");
+    }
+    let manifest = image([entries, vec![E::file(".wh.d", "")]]).write(&scratch.join("image"));
+    let done = scratch.run(["d-unpack", "-q"]).arg(manifest).arg("c").done();
+    done.expect(matches!(done.code(), 0 | 65), "done, or bad data");
+    if done.code() == 0 {
+        scratch.run(["d-unpack", "--remove", "c"]).ok();
+    }
+    assert_eq!(scratch.names(""), ["cache", "home", "image"]);
+}
