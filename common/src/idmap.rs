@@ -175,6 +175,9 @@ fn wide(facts: &Facts, kind: MapChoice) -> Result<Decision, String> {
     let no_ranges = facts.uid_ranges.is_empty() || facts.gid_ranges.is_empty();
     if facts.privileged && no_ranges {
         // A root (of a container, often) without ranges of its own: the ids that exist here, one to one.
+        if [&facts.own_uids, &facts.own_gids].into_iter().any(|own| matches!(own.as_slice(), [(_, 1)])) {
+            return Err("root has no subordinate ids, and its user namespace has one id only".to_owned());
+        }
         let same = |own: &[Range]| own.iter().map(|&(s, n)| Extent { inside: s, outside: s, count: n }).collect();
         let map = IdMap { kind, uids: same(&facts.own_uids), gids: same(&facts.own_gids) };
         let warning =
@@ -365,6 +368,10 @@ mod tests {
         let f = Facts { uid_ranges: vec![], own_uids: vec![(0, 1), (1, 65_536)], ..f };
         assert_eq!(uids(MapChoice::Subid, &f), [(0, 0, 1), (1, 1, 65_536)]);
         assert!(decide(MapChoice::Auto, &f, (0, 0)).unwrap().warning.is_some());
+        // Inside `unshare -r`.
+        let f = Facts { own_uids: vec![(0, 1)], own_gids: vec![(0, 1)], ..f };
+        assert!(decide(MapChoice::Auto, &f, (0, 0)).unwrap().map.is_single());
+        assert!(decide(MapChoice::Subid, &f, (0, 0)).is_err());
     }
 
     #[test]

@@ -201,6 +201,45 @@ fn bounds() {
 }
 
 #[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let scratch = Scratch::new();
+    scratch.write("big.tar", tar([E::file("big", vec![7; 4 << 20])]));
+    let script = "mkdir m; mount -t tmpfs -o size=2M t m; d-unpack -q big.tar m/c; echo $? $(ls -A m)";
+    let done = scratch.run(["unshare", "--map-root-user", "--mount", "sh", "-c", script]).ok();
+    done.prints("73").err_has("No space left on device");
+}
+
+#[test]
+fn the_current_directory_can_become_one() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.sh("mkdir e; cd e; d-unpack -q ../one .").ok().prints(scratch.join("e").to_str().unwrap());
+    assert_eq!(tree(&scratch, "e"), "d/ f=one");
+}
+
+#[test]
+fn without_any_user_namespace_it_works_with_one_warning() {
+    let scratch = Scratch::new();
+    let layer = vec![
+        E::dir("locked").mode(0o000),
+        E::file("locked/in", "1").mode(0o400),
+        E::dir("ro").mode(0o555),
+        E::file("ro/f", "2"),
+        E::symlink("l", "locked"),
+        E::file("l/via", "3"),
+        E::file("suid", "").mode(0o4755).owner(7, 7),
+    ];
+    image([layer, vec![E::file("ro/.wh.f", ""), E::file("ro/g", "4")]]).write(&scratch.join("image"));
+    // Root of a namespace in which no further one can be made, without any capability.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces; drop='setpriv --bounding-set=-all --inh-caps=-all'
+        $drop d-unpack image c; find c/rootfs -mindepth 1 -printf '%P %m\n' | sort; $drop d-unpack --remove c && ! test -e c";
+    let done = scratch.run(["unshare", "--map-root-user", "sh", "-ec", script]).ok();
+    done.out_has("l 777\nlocked 0\nlocked/in 400\nlocked/via 644\nro 555\nro/g 644\nsuid 4755");
+    let unpacking: Vec<String> = done.err().lines().map(str::to_owned).collect();
+    done.expect(unpacking.iter().filter(|l| l.contains("warning")).count() == 2, "one warning a command");
+}
+
+#[test]
 fn the_check_reports_each_map() {
     let scratch = Scratch::new();
     let done = scratch.run(["d-unpack", "--check"]).ok();

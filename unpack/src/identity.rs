@@ -43,22 +43,28 @@ impl Identity {
     pub fn take(choice: MapChoice, report: &Report) -> Result<Self> {
         let facts = userns::facts();
         let decision = decide(choice, &facts, (0, 0))?;
-        if let Some(warning) = decision.warning {
-            report.warn(warning);
-        }
+        let mut warning = decision.warning;
         if facts.privileged {
+            tell(warning.as_deref(), report);
             return Ok(Self::privileged(decision.map, &facts));
         }
         if !decision.map.is_single() {
             match userns::enter(&decision.map, false) {
                 Ok(()) => return Ok(Self::inside(decision.map, &facts)),
                 Err(e) if choice == MapChoice::Auto => {
-                    report.warn(format!("using --map=single (one user id): {}", chain(&e)));
+                    warning = Some(format!("using --map=single (one user id): {}", chain(&e)));
                 }
                 Err(e) => return Err(e.context(Failure::new(Exit::Unavailable, format!("cannot use --map={choice}")))),
             }
         }
-        Ok(Self::single(&facts, report))
+        let map = IdMap::single(&facts, 0, 0);
+        let entered = userns::enter(&map, false);
+        if let Err(e) = &entered {
+            // It says why there is no wider map, too.
+            warning = Some(format!("using --map=single, and no user namespace: {}", chain(e)));
+        }
+        tell(warning.as_deref(), report);
+        Ok(Self { map, owners: Owners::Mine, is_mighty: entered.is_ok(), me: (0, 0) })
     }
 
     fn privileged(map: IdMap, facts: &Facts) -> Self {
@@ -70,15 +76,6 @@ impl Identity {
         let me = to_inside(&map.uids, facts.uid).zip(to_inside(&map.gids, facts.gid));
         // The kernel's overflow id: chown will be called for every file.
         Self { map, owners: Owners::Inside, is_mighty: true, me: me.unwrap_or((65_534, 65_534)) }
-    }
-
-    fn single(facts: &Facts, report: &Report) -> Self {
-        let map = IdMap::single(facts, 0, 0);
-        let entered = userns::enter(&map, false);
-        if let Err(e) = &entered {
-            report.warn(format!("working without a user namespace: {}", chain(e)));
-        }
-        Self { map, owners: Owners::Mine, is_mighty: entered.is_ok(), me: (0, 0) }
     }
 
     /// The ids to give to chown(2) for a file of `uid` and `gid`; `None` when owners are not written at all.
@@ -111,6 +108,12 @@ impl Identity {
             Owners::Outside => to_outside(&self.map.uids, 0).filter(|id| *id != 0),
             Owners::Inside | Owners::Mine => None,
         }
+    }
+}
+
+fn tell(warning: Option<&str>, report: &Report) {
+    if let Some(warning) = warning {
+        report.warn(warning);
     }
 }
 

@@ -5,6 +5,8 @@
 //! entry by entry ([`entry`]) and applied ([`apply`]) to a tree of directory handles ([`rootfs`]), which appears under its name
 //! when it is complete ([`place`]).
 
+#![forbid(unsafe_code)]
+
 pub mod ahead;
 pub mod apply;
 pub mod archive;

@@ -1,5 +1,7 @@
 //! The command: parse, plan, run, report, exit.
 
+#![forbid(unsafe_code)]
+
 use std::env;
 use std::process::ExitCode;
 

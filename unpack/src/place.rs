@@ -246,6 +246,15 @@ impl Hidden {
         }
     }
 
+    /// Goes, as it would when dropped, and says what stays behind: a tree of subordinate ids, under another map.
+    pub fn discard(mut self, report: &Report) {
+        self.is_published = true;
+        if let Err(e) = remove::tree(&self.parent, &self.name) {
+            let path = self.path.display();
+            report.warn(format!("cannot remove the old {path}: {e}; the next run under its map does"));
+        }
+    }
+
     /// Moves `name` into `dir` as `target`, over what is there.
     ///
     /// # Errors

@@ -98,6 +98,7 @@ impl Old {
         let _ = rustix::fs::fchmod(&self.dir, mode);
         hidden.give(IMAGE_TXT, &self.dir, IMAGE_TXT)?;
         let _ = rustix::fs::fsync(self.dir.as_fd());
+        hidden.discard(report);
         Ok(())
     }
 
