@@ -75,7 +75,7 @@ impl<'a> Applier<'a> {
     ///
     /// # Errors
     /// [`Exit::Data`] for a broken or hostile layer; what the filesystem refuses.
-    pub fn layer(&mut self, stream: impl Input, fate: &mut Fate<'_>, budget: &mut Budget) -> Result<()> {
+    pub fn layer(&mut self, stream: &mut dyn Input, fate: &mut Fate<'_>, budget: &mut Budget) -> Result<()> {
         let mut archive = Reader::new(stream, *budget);
         while let Some(entry) = archive.read_entry()? {
             self.entry(&entry, &mut archive, fate)
@@ -100,7 +100,7 @@ impl<'a> Applier<'a> {
     ///
     /// # Errors
     /// As [`Applier::layer`].
-    pub fn entry(&mut self, entry: &Entry, data: &mut impl BufRead, fate: &mut Fate<'_>) -> Result<()> {
+    pub fn entry(&mut self, entry: &Entry, data: &mut dyn BufRead, fate: &mut Fate<'_>) -> Result<()> {
         match Change::of(&entry.path)? {
             Change::Ignore => Ok(()),
             Change::Root => self.root(entry),
@@ -127,7 +127,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn put(&mut self, place: &Place, entry: &Entry, data: &mut impl BufRead, fate: &mut Fate<'_>) -> Result<()> {
+    fn put(&mut self, place: &Place, entry: &Entry, data: &mut dyn BufRead, fate: &mut Fate<'_>) -> Result<()> {
         let dir = self.parent(place, entry)?;
         let name = place.name.as_slice();
         if entry.kind == Kind::Directory {
@@ -154,7 +154,7 @@ impl<'a> Applier<'a> {
         self.tree.dir(&place.dir, missing)?.ok_or_else(|| failed(Errno::NOENT, "enter", &place.dir))
     }
 
-    fn file(&mut self, dir: &Found, name: &[u8], entry: &Entry, data: &mut impl BufRead) -> Result<()> {
+    fn file(&mut self, dir: &Found, name: &[u8], entry: &Entry, data: &mut dyn BufRead) -> Result<()> {
         let mode = self.rules.mode(entry);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = self.make(dir, name, entry, |dir| rustix::fs::openat(dir.change(), name, flags, mode))?;
@@ -298,7 +298,7 @@ impl<'a> Applier<'a> {
 }
 
 /// Copies `size` bytes of `data`.
-fn copy(data: &mut impl BufRead, file: &mut File, size: u64, path: &[u8]) -> Result<()> {
+fn copy(data: &mut dyn BufRead, file: &mut File, size: u64, path: &[u8]) -> Result<()> {
     let mut left = size;
     while left > 0 {
         let buffer = data.fill_buf().map_err(reading)?;
@@ -311,7 +311,7 @@ fn copy(data: &mut impl BufRead, file: &mut File, size: u64, path: &[u8]) -> Res
     Ok(())
 }
 
-fn copy_sparse(data: &mut impl BufRead, file: &mut File, sparse: &Sparse, path: &[u8]) -> Result<()> {
+fn copy_sparse(data: &mut dyn BufRead, file: &mut File, sparse: &Sparse, path: &[u8]) -> Result<()> {
     let cannot = |e: std::io::Error| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO), "write", path);
     file.set_len(sparse.real_size).map_err(cannot)?;
     for &(offset, length) in &sparse.extents {

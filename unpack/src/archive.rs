@@ -54,9 +54,10 @@ impl Archive {
     /// [`Exit::Data`] when it is torn.
     pub fn scan(file: Arc<File>) -> Result<Self> {
         let mut archive = Self::new(Arc::clone(&file));
-        let mut reader = Reader::new(FileInput::new(file, 0, None)?, BUDGET);
+        let mut input = FileInput::new(file, 0, None)?;
+        let mut reader = Reader::new(&mut input, BUDGET);
         while let Some(entry) = reader.read_entry()? {
-            archive.add(&entry, reader.input().position())?;
+            archive.add(&entry, reader.position())?;
         }
         Ok(archive)
     }
@@ -152,11 +153,6 @@ impl FileInput {
     pub fn new(file: Arc<File>, offset: u64, len: Option<u64>) -> Result<Self> {
         let end = len.map_or_else(|| file.metadata().map(|m| m.len()), |len| Ok(offset.saturating_add(len)));
         Ok(Self { file, buffer: Vec::new(), used: 0, at: offset, end: end.map_err(reading)? })
-    }
-
-    /// Where the next byte is in the file.
-    pub fn position(&self) -> u64 {
-        self.at - (self.buffer.len() - self.used) as u64
     }
 }
 

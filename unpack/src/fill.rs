@@ -75,13 +75,13 @@ pub fn rootfs(
             }
         }
         Opened::Coming(image, messages) => {
-            each_coming(&messages, image.layers.len(), |stream, number| {
+            each_coming(&messages, image.layers.len(), |mut stream, number| {
                 progress.layer(number, image.layers.len());
-                applier.layer(stream, &mut Fate::unknown(), &mut budget)
+                applier.layer(&mut stream, &mut Fate::unknown(), &mut budget)
             })?;
         }
-        Opened::Rootfs(stream, found) => {
-            applier.layer(stream, &mut Fate::unknown(), &mut budget)?;
+        Opened::Rootfs(mut stream, found) => {
+            applier.layer(&mut stream, &mut Fate::unknown(), &mut budget)?;
             digest = found.get().cloned();
         }
         Opened::Zip(file) => {
@@ -106,10 +106,10 @@ fn at_hand(
     report: &Report,
 ) -> Result<()> {
     let count = layers.len();
-    each_at_hand(layers, |stream, number| {
+    each_at_hand(layers, |mut stream, number| {
         progress.layer(number, count);
         let mut fate = survey.of(number - 1);
-        applier.layer(stream, &mut fate, budget)?;
+        applier.layer(&mut stream, &mut fate, budget)?;
         report.info(format!("layer {number} of {count}: {} files left out that a later one replaces", fate.doomed));
         Ok(())
     })
@@ -204,9 +204,9 @@ fn survey(layers: &[Layer], exclude: &Exclude, report: &Report) -> Survey {
 
 fn look_at(survey: &mut Survey, number: usize, layer: &Layer, exclude: &Exclude) -> Result<bool> {
     let input = BufReader::with_capacity(128 << 10, layer.content.open()?);
-    let plain = BufReader::with_capacity(128 << 10, unpacked(input)?.1);
+    let mut plain = BufReader::with_capacity(128 << 10, unpacked(input)?.1);
     // The bounds are kept when the layers are applied.
-    let mut reader = Reader::new(plain, Budget { bytes: u64::MAX >> 1, entries: u64::MAX });
+    let mut reader = Reader::new(&mut plain, Budget { bytes: u64::MAX >> 1, entries: u64::MAX });
     while let Some(entry) = reader.read_entry()? {
         if !survey.add(number, &entry, exclude)? {
             return Ok(false);
@@ -215,4 +215,4 @@ fn look_at(survey: &mut Survey, number: usize, layer: &Layer, exclude: &Exclude)
     Ok(true)
 }
 
-impl<R: Read> Input for BufReader<R> {}
+impl<R: Read + Send> Input for BufReader<R> {}

@@ -151,7 +151,7 @@ impl<'a> Store<'a> {
         let _ = rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755));
         let plan = self.plan;
         let mut applier = Applier::new(root, self.identity, plan.rules, &plan.exclude, Whiteouts::Keep)?;
-        applier.layer(stream, &mut Fate::unknown(), &mut self.budget)?;
+        applier.layer(&mut stream, &mut Fate::unknown(), &mut self.budget)?;
         applier.finish()?;
         self.notes.add(applier.notes);
         match hidden.publish(&place) {

@@ -41,7 +41,7 @@ pub struct Start {
 ///
 /// # Errors
 /// [`Exit::Data`] when it is no archive that is read here.
-pub fn recognise(input: &mut impl Read) -> Result<Start> {
+pub fn recognise(input: &mut dyn Read) -> Result<Start> {
     let mut bytes = Vec::new();
     input.take(RAW).read_to_end(&mut bytes).map_err(crate::carried::reading)?;
     if bytes.is_empty() {
@@ -66,7 +66,7 @@ pub fn recognise(input: &mut impl Read) -> Result<Start> {
     }
 }
 
-fn read_until_error(input: &mut impl Read, out: &mut Vec<u8>) -> Option<io::Error> {
+fn read_until_error(input: &mut dyn Read, out: &mut Vec<u8>) -> Option<io::Error> {
     let mut buffer = vec![0; 32 << 10];
     while (out.len() as u64) < PLAIN {
         match input.read(&mut buffer) {
@@ -80,7 +80,8 @@ fn read_until_error(input: &mut impl Read, out: &mut Vec<u8>) -> Option<io::Erro
 
 /// What the tar archive that starts so is; the first name that only one kind has decides.
 fn tar_form(start: &[u8]) -> Option<Form> {
-    let mut reader = Reader::new(start, Budget { bytes: u64::MAX >> 1, entries: 1000 });
+    let mut input = start;
+    let mut reader = Reader::new(&mut input, Budget { bytes: u64::MAX >> 1, entries: 1000 });
     let mut is_tar = false;
     loop {
         match reader.read_entry() {

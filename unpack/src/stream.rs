@@ -89,8 +89,8 @@ struct Stream {
 
 impl Stream {
     /// False when the receiver is gone.
-    fn run(&mut self, input: Ahead) -> Result<bool> {
-        let mut reader = Reader::new(input, BUDGET);
+    fn run(&mut self, mut input: Ahead) -> Result<bool> {
+        let mut reader = Reader::new(&mut input, BUDGET);
         while let Some(entry) = reader.read_entry()? {
             let path = normal(&entry.path)?;
             if let Some(promise) = self.expected(&entry, &path) {
@@ -130,7 +130,7 @@ impl Stream {
     }
 
     /// Writes a member to the nameless file.
-    fn keep(&mut self, entry: &Entry, data: &mut Reader<Ahead>) -> Result<()> {
+    fn keep(&mut self, entry: &Entry, data: &mut Reader<'_>) -> Result<()> {
         use std::io::BufRead;
         if entry.size > self.max_size.saturating_sub(self.spooled) {
             fail!(Exit::Data, "larger than --max-size allows");

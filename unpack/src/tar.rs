@@ -83,7 +83,7 @@ pub struct Budget {
 }
 
 /// Where an archive comes from.
-pub trait Input: BufRead {
+pub trait Input: BufRead + Send {
     /// Passes over `len` bytes.
     ///
     /// # Errors
@@ -105,8 +105,10 @@ pub trait Input: BufRead {
 impl Input for &[u8] {}
 
 /// Reads entries from `input`.
-pub struct Reader<R> {
-    input: R,
+pub struct Reader<'a> {
+    input: &'a mut dyn Input,
+    /// Bytes taken from the input so far.
+    position: u64,
     /// Bytes of the current entry's data not read yet, and of the padding behind them.
     left: u64,
     padding: u64,
@@ -115,15 +117,15 @@ pub struct Reader<R> {
     has_seen_header: bool,
 }
 
-impl<R: Input> Reader<R> {
+impl<'a> Reader<'a> {
     /// A reader of an archive that may use up to `budget`.
-    pub fn new(input: R, budget: Budget) -> Self {
-        Self { input, left: 0, padding: 0, global: Pax::default(), budget, has_seen_header: false }
+    pub fn new(input: &'a mut dyn Input, budget: Budget) -> Self {
+        Self { input, position: 0, left: 0, padding: 0, global: Pax::default(), budget, has_seen_header: false }
     }
 
-    /// Where the archive comes from.
-    pub fn input(&self) -> &R {
-        &self.input
+    /// How many bytes of the archive are behind: after [`Reader::read_entry`], where the entry's data starts.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// Whether the input starts with a tar header, however the archive goes on.
@@ -287,6 +289,7 @@ impl<R: Input> Reader<R> {
     /// Passes over what is left of the current entry.
     fn skip(&mut self) -> Result<()> {
         let len = mem::take(&mut self.left) + mem::take(&mut self.padding);
+        self.position += len;
         self.input.skip(len).map_err(reading)
     }
 
@@ -312,7 +315,10 @@ impl<R: Input> Reader<R> {
 
     fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<()> {
         match self.input.read_exact(block) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.position += BLOCK as u64;
+                Ok(())
+            }
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 fail!(Exit::Data, "the archive ends before its end marker")
             }
@@ -322,7 +328,7 @@ impl<R: Input> Reader<R> {
 }
 
 /// The current entry's data.
-impl<R: Input> BufRead for Reader<R> {
+impl BufRead for Reader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.left == 0 {
             return Ok(&[]);
@@ -337,11 +343,12 @@ impl<R: Input> BufRead for Reader<R> {
 
     fn consume(&mut self, len: usize) {
         self.input.consume(len);
+        self.position += len as u64;
         self.left -= len as u64;
     }
 }
 
-impl<R: Input> Read for Reader<R> {
+impl Read for Reader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let buffer = self.fill_buf()?;
         let len = buffer.len().min(out.len());

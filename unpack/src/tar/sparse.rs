@@ -59,7 +59,7 @@ impl Sparse {
 ///
 /// # Errors
 /// [`Exit::Data`] when it does not read.
-pub fn read_map(data: &mut impl BufRead) -> Result<(Vec<(u64, u64)>, u64)> {
+pub fn read_map(data: &mut dyn BufRead) -> Result<(Vec<(u64, u64)>, u64)> {
     let mut lines = Lines { data, taken: 0 };
     let count = usize::try_from(lines.number()?).unwrap_or(usize::MAX);
     if count > MAX_EXTENTS {
@@ -75,12 +75,12 @@ pub fn read_map(data: &mut impl BufRead) -> Result<(Vec<(u64, u64)>, u64)> {
     Ok((extents, lines.taken))
 }
 
-struct Lines<'a, R> {
-    data: &'a mut R,
+struct Lines<'a> {
+    data: &'a mut dyn BufRead,
     taken: u64,
 }
 
-impl<R: BufRead> Lines<'_, R> {
+impl Lines<'_> {
     fn byte(&mut self) -> Result<u8> {
         let next = self.data.fill_buf().or_exit(Exit::Data, || "cannot read its sparse map")?.first().copied();
         let byte = next.or_exit(Exit::Data, || "its sparse map is cut off")?;
