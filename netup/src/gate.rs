@@ -1,13 +1,12 @@
 //! The gate: a forked process inside the target's user and network namespaces, that opens sockets there and passes them out.
 //!
 //! A socket belongs for good to the network it was opened in; so the supervisor, which stays outside, can connect and read
-//! such a socket as its own. The gate holds no capability after its entry, no descriptor but its end of a socket pair, and
-//! ends when the other end does. It is the last of d-netup to go, even when the supervisor was killed, so it also removes
-//! the files that the run has left in the runtime directory.
+//! such a socket as its own. The gate holds no capability after its entry, no descriptor but its end of a socket pair and
+//! the runtime directory, and ends when the other end of the pair does. It is the last of d-netup to go, even when the
+//! supervisor was killed, so it also removes the files that the run has left in the runtime directory.
 
 use std::fs;
-use std::io;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 

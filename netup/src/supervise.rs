@@ -17,6 +17,7 @@ use crate::events::{Events, Token};
 use crate::forwards::Forwards;
 use crate::helper::Helper;
 use crate::relay::Relay;
+use crate::target::ended;
 
 /// The signals that end d-netup, and that a command is sent on.
 const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
@@ -100,10 +101,6 @@ impl Supervisor {
         loop {
             let timeout = self.relay.next_look();
             let tokens = self.events.wait(timeout).or_exit(Exit::Io, || "cannot wait for events")?;
-            // Whoever kills several at once shall hear that the target ended, not that its helper did.
-            if tokens.contains(&Token::Target) {
-                return Ok(End::Target);
-            }
             for token in tokens {
                 match token {
                     Token::Target => return Ok(End::Target),
@@ -122,6 +119,8 @@ impl Supervisor {
                             self.events.forget(self.helper.words());
                         }
                     }
+                    // Who kills several at once shall hear that the target ended, not that its helper did.
+                    Token::Helper if ended(target) => return Ok(End::Target),
                     Token::Helper => return Err(self.helper.death()),
                     Token::Gate => fail!(Exit::Unavailable, "the gate process died"),
                     Token::Control => self.control.accept(&self.events),

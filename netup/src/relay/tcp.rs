@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, listen};
 
 use super::Inside;
@@ -47,21 +46,20 @@ impl Tcp {
     /// Accepts one client of the forward `id`; the event comes again while there are more.
     pub(super) fn accept(&mut self, id: u32, inside: &Inside) -> io::Result<()> {
         let Some((listener, port)) = self.listeners.get(&id) else { return Ok(()) };
-        let client = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(client) => client,
-            // The client is gone already, or another event of this batch has taken it.
-            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR | Errno::MFILE | Errno::NFILE) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
+        // Errors are the client's, which is gone already, or pass (accept(2), ERROR HANDLING).
+        let Ok(client) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return Ok(()) };
         if self.streams.len() >= self.capacity {
             return Ok(());
         }
-        let guest = match inside.connect(Proto::Tcp, *port) {
-            Ok(guest) => guest,
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Err(e),
-            // Nobody listens inside: the client sees its connection closed.
-            Err(_) => return Ok(()),
-        };
+        match self.begin(client, *port, inside) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(e),
+            // The client sees its connection closed.
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, client: OwnedFd, port: u16, inside: &Inside) -> io::Result<()> {
+        let guest = inside.connect(Proto::Tcp, port)?;
         self.next = self.next.wrapping_add(1);
         inside.events.watch_changes(&client, Token::Stream(self.next))?;
         inside.events.watch_changes(&guest, Token::Stream(self.next))?;
