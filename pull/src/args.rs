@@ -17,8 +17,8 @@ use crate::progress::Mode;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "d-pull", version, infer_long_args = false)]
 pub struct Args {
-    /// Images: NAME[:TAG][@DIGEST], as in docker pull
-    #[arg(value_name = "REF")]
+    /// The images.
+    #[arg(value_name = "REF", help = "Images: NAME[:TAG][@DIGEST], as in docker pull")]
     pub refs: Vec<String>,
 
     /// The cache [default: D_CACHE, else $XDG_CACHE_HOME/d-utils]
@@ -74,8 +74,8 @@ pub struct Args {
     /// Certificates: *.crt authorities, *.cert and *.key our own
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
-    /// Ask this registry first, HOST[:PORT][/PATH] (repeatable)
-    #[arg(long, value_name = "LOCATION")]
+    /// Registries to ask first.
+    #[arg(long, value_name = "LOCATION", help = "Ask this registry first, HOST[:PORT][/PATH] (repeatable)")]
     pub mirror: Vec<String>,
     /// Longest silence of a registry, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]

@@ -63,7 +63,9 @@ impl Results {
     /// # Errors
     /// [`Exit::Io`].
     pub fn broken(self, what: &str, why: &str) -> Result<()> {
-        self.print(format!("{what} {why}").as_bytes(), || json!({"broken": what, "reason": why}))
+        // The names are other tools' too.
+        let line = format!("{what} {why}");
+        self.print(d_common::report::printable(&line).as_bytes(), || json!({"broken": what, "reason": why}))
     }
 
     /// Bytes as they are.

@@ -47,7 +47,7 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Runs `attempt` until it succeeds, fails for good, or has failed [`MAX_ATTEMPTS`] times in a row.
+/// Runs `attempt` until it succeeds, fails for good, or has failed five times in a row.
 ///
 /// # Errors
 /// The last attempt's.
