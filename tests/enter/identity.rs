@@ -182,3 +182,23 @@ fn without_newuidmap_auto_is_single_with_a_warning() {
     let done = enter("auto").fails(125);
     done.err_has("newuidmap").err_has("--map").err_has("--replace");
 }
+
+#[test]
+fn inside_a_single_map_there_is_a_single_map() {
+    let place = Place::new("single");
+    let done = place.outside("unshare -r d-enter box sh -c 'id -u; touch /f; chown 33 /f'").ok();
+    done.prints("0").err_has("--map=single");
+    place.outside("unshare -r d-enter -q -u web box id -u").ok().prints("33");
+    // d-enter in itself: root is emulated around it, so that even capset(2) only seems to work.
+    let own = d_tests::bin("d-enter");
+    let mounts = ["/usr", "/lib", "/lib64"].iter().filter(|d| std::path::Path::new(d).exists());
+    let mut outer = place.scratch.run(["d-enter", "-q", "--map", "single", "-v", ".:/work"]);
+    for folder in mounts {
+        outer = outer.arg("-v").arg(format!("{folder}:{folder}:ro"));
+    }
+    let outer = outer.arg("--bind").arg(own).args(["/bin/d-enter", "box", "d-enter", "-q"]);
+    let caps = "/work/box grep CapEff /proc/self/status";
+    outer.clone().args(caps.split(' ')).ok().prints("CapEff:\t00000000a80425fb");
+    outer.clone().args(["--cap-drop", "ALL"]).args(caps.split(' ')).ok().prints("CapEff:\t0000000000000000");
+    outer.args(["-u", "web", "/work/box", "sh", "-c", "id -u; touch /made"]).ok().prints("33");
+}
