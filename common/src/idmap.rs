@@ -135,6 +135,8 @@ pub struct Facts {
     pub own_gids: Vec<Range>,
     /// Whether setgroups(2) is denied in this user namespace, and so in those below it.
     pub groups_denied: bool,
+    /// Whether this is the namespace of another container, whose ids are shared on purpose.
+    pub borrowed: bool,
     /// Why newuidmap and newgidmap are of no use, when they are not.
     pub helpers_missing: Option<String>,
 }
@@ -182,7 +184,7 @@ fn wide(facts: &Facts, kind: MapChoice) -> Result<Decision, String> {
         let map = IdMap { kind, uids: same(&facts.own_uids), gids: same(&facts.own_gids) };
         let warning =
             "no subordinate ids for root: root inside is root outside (usermod --add-subuids gives it a range)";
-        return Ok(Decision { map, warning: Some(warning.to_owned()) });
+        return Ok(Decision { map, warning: (!facts.borrowed).then(|| warning.to_owned()) });
     }
     if let Some(why) = &facts.helpers_missing
         && !facts.privileged

@@ -45,6 +45,7 @@ pub fn facts() -> Facts {
         own_uids: parse_own_map(&read("/proc/self/uid_map")),
         own_gids: parse_own_map(&read("/proc/self/gid_map")),
         groups_denied: read("/proc/self/setgroups").trim() == "deny",
+        borrowed: false,
         helpers_missing: helpers_missing(),
     }
 }

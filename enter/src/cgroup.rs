@@ -119,6 +119,9 @@ impl Cgroup {
 /// # Errors
 /// [`Exit::Enter`] when it would.
 pub fn join(pid: Pid, target: Pid) -> Result<()> {
+    let eligible = fs::read(format!("/proc/{target}/oom_score_adj")).unwrap_or_default();
+    // Else the kernel would rather kill the running command than this one; less than our own is refused, and need not be.
+    let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), eligible);
     let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let (own, theirs) = (read("self"), read(&target.to_string()));
     let (Some(own), Some(theirs)) = (own_path(&own), own_path(&theirs)) else { return Ok(()) };

@@ -27,6 +27,7 @@ pub mod launch;
 pub mod limits;
 pub mod listed;
 pub mod mounts;
+pub mod netns;
 pub mod netup;
 pub mod network;
 pub mod oci;
@@ -59,6 +60,7 @@ use anyhow::Result;
 use clap::CommandFactory;
 use d_common::exit::{Exit, exit_of};
 use d_common::fail;
+use d_common::idmap::Facts;
 use d_common::report::Report;
 use d_common::userns;
 
@@ -66,6 +68,7 @@ use crate::args::Args;
 use crate::command::Filters;
 use crate::directory::Directory;
 use crate::launch::Descriptors;
+use crate::network::Net;
 use crate::plan::{Caller, Plan};
 
 /// Runs what the arguments ask for. Returns the exit code of the command.
@@ -93,13 +96,21 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
     };
     let caller = Caller::read(&args, &directory.config.options)?;
     if args.dry_run || args.print_oci {
-        let plan = Plan::decide(args.clone(), &directory, &caller, &userns::facts())?;
+        let plan = Plan::decide(args.clone(), &directory, &caller, &facts(&args, &directory, &caller)?)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));
         let json = if args.dry_run { serde_json::to_value(&plan)? } else { oci::print(&plan, report)? };
         print(&format!("{json:#}\n"));
         return Ok(0);
     }
     enter(&args, &directory, &caller, &mut descriptors, report)
+}
+
+/// What there is to be had: here, or where the network is.
+fn facts(args: &Args, directory: &Directory, caller: &Caller) -> Result<Facts> {
+    match Plan::network(args, directory, caller)? {
+        Net::Ns(path) => netns::enter(&path),
+        _ => Ok(userns::facts()),
+    }
 }
 
 /// Decides and runs; once more with one fact more where newuidmap promised more than it could do.
@@ -110,7 +121,7 @@ fn enter(
     descriptors: &mut Descriptors,
     report: Report,
 ) -> Result<u8> {
-    let mut facts = userns::facts();
+    let mut facts = facts(args, directory, caller)?;
     loop {
         let plan = Plan::decide(args.clone(), directory, caller, &facts)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));

@@ -303,6 +303,17 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Where the network comes from, which has to be known before all else: see [`crate::netns`].
+    ///
+    /// # Errors
+    /// [`Exit::Enter`] for what cannot be read.
+    pub fn network(args: &Args, dir: &Directory, caller: &Caller) -> Result<Net> {
+        let args = args.clone().over(dir.config.options.clone());
+        net(&args, &dir.config.docker, caller).map(|(net, _)| net)
+    }
+}
+
 /// Which map is used: the recorded one binds, and a tree that is not mine has none of my subordinate ids.
 fn map_choice(flag: Option<MapChoice>, dir: &Directory, caller: &Caller, facts: &Facts) -> Result<MapChoice> {
     if dir.owner != facts.uid && !facts.privileged {

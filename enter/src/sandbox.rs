@@ -19,7 +19,8 @@ use rustix::process::Signal;
 use crate::args::{Args, MountArg, Outcome, Tty};
 use crate::directory::Directory;
 use crate::launch::Descriptors;
-use crate::plan::Caller;
+use crate::network::Net;
+use crate::plan::{Caller, Plan};
 
 /// A container that is about to run a command.
 ///
@@ -114,7 +115,8 @@ impl Sandbox {
         self
     }
 
-    /// The network, as `--net` has it: `none` (which is the default), `user`, `host` or `ns:PATH`.
+    /// The network, as `--net` has it: `none` (which is the default), `user` or `host`. `ns:PATH` is refused by [`Self::run`]: this
+    /// process itself would have to go there, and never came back.
     pub fn net(mut self, net: impl Into<String>) -> Self {
         self.args.net = Some(net.into());
         self
@@ -168,6 +170,9 @@ impl Sandbox {
         args.operands = [self.dir.clone().into_os_string()].into_iter().chain(self.command.clone()).collect();
         let directory = Directory::open(Path::new(&self.dir))?;
         let caller = Caller::read(&args, &directory.config.options)?;
+        if matches!(Plan::network(&args, &directory, &caller)?, Net::Ns(_)) {
+            fail!(Exit::Enter, "--net ns:PATH would take this process itself into that namespace: let d-enter do it");
+        }
         let before = State::save().or_exit(Exit::Enter, || "cannot read the state of the signals")?;
         let quiet = Report::new("d-enter", Level::Quiet);
         let code = crate::enter(&args, &directory, &caller, &mut Descriptors::default(), quiet);

@@ -15,7 +15,7 @@ use d_common::fail;
 use rustix::fs::{Access, access};
 use rustix::process::Pid;
 
-use super::{ROOT, missing};
+use super::{ROOT, missing, scope};
 use crate::limits::{Limits, UNLIMITED};
 
 /// Where the caller's processes are moved to.
@@ -34,7 +34,9 @@ pub(super) fn refused(own: &Path) -> Option<String> {
         return Some(format!("{} is not writable, so this cgroup is not delegated", path.display()));
     }
     match unit(base) {
-        Some(unit) if !is_marked(&unit) => Some(format!("{} is systemd's and not delegated", unit.display())),
+        Some(unit) if !is_marked(&unit) && !scope::is_delegated(&name(&unit)) => {
+            Some(format!("{} is systemd's and not delegated", unit.display()))
+        }
         _ => None,
     }
 }
@@ -54,7 +56,11 @@ fn unit(cgroup: &Path) -> Option<PathBuf> {
     cgroup.ancestors().take_while(|dir| *dir != Path::new(ROOT)).find(is_unit).map(Path::to_owned)
 }
 
-/// systemd.resource-control(5), "Delegate=": it leaves a mark.
+fn name(unit: &Path) -> String {
+    unit.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// systemd.resource-control(5), "Delegate=": newer versions leave a mark, and need not be asked.
 fn is_marked(unit: &Path) -> bool {
     let marked = |name: &str| {
         let mut value = [0u8; 8];

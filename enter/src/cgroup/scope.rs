@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
+use d_common::report::chain;
 use rustix::process::Pid;
 
 use super::{ROOT, missing, own_path};
@@ -27,7 +28,13 @@ const REMEDY: &str = "log in through systemd (loginctl enable-linger USER starts
 /// [`Exit::Enter`] without a manager, or when that one cannot limit what is asked for.
 pub(super) fn make(pid: Pid, limits: &Limits) -> Result<PathBuf> {
     let name = format!("d-enter-{}.scope", std::process::id());
-    call(&["StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "fail"], &properties(pid, limits))?;
+    let start =
+        |policy| call(&["StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "fail"], &properties(pid, limits, policy));
+    match start(Some("continue")) {
+        // Before systemd 253 a scope has no such property.
+        Err(error) if chain(&error).contains("OOMPolicy") => start(None)?,
+        result => result?,
+    }
     let path = wait(pid, &name)?;
     let lacking = missing(&path, limits);
     if !lacking.is_empty() {
@@ -53,12 +60,18 @@ pub(super) fn attach(pid: Pid, dir: &Path) -> Result<()> {
 }
 
 /// The scope's properties in busctl's words: their number, and for each name, type and value; then no further units.
-fn properties(pid: Pid, limits: &Limits) -> Vec<String> {
+fn properties(pid: Pid, limits: &Limits, out_of_memory: Option<&str>) -> Vec<String> {
     let mut list: Vec<Vec<String>> = Vec::new();
     let mut add = |words: &[&str]| list.push(words.iter().map(|w| (*w).to_owned()).collect());
     add(&["PIDs", "au", "1", &pid.as_raw_nonzero().to_string()]);
     add(&["Description", "s", "container of d-enter"]);
     add(&["CollectMode", "s", "inactive-or-failed"]);
+    // Only into a delegated one can further processes be moved (--join).
+    add(&["Delegate", "b", "true"]);
+    // A process that is killed for want of memory is its parent's business, not the end of all.
+    if let Some(policy) = out_of_memory {
+        add(&["OOMPolicy", "s", policy]);
+    }
     let numbers = [
         ("MemoryMax", limits.memory),
         ("MemorySwapMax", limits.swap),
@@ -74,19 +87,29 @@ fn properties(pid: Pid, limits: &Limits) -> Vec<String> {
     [count].into_iter().chain(list.into_iter().flatten()).chain(["0".to_owned()]).collect()
 }
 
-fn call(method: &[&str], arguments: &[String]) -> Result<()> {
-    const MANAGER: [&str; 3] =
-        ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+/// Whether the unit's cgroup has been left to its processes (systemd.resource-control(5), "Delegate=").
+pub(super) fn is_delegated(unit: &str) -> bool {
+    let output = client("systemctl").args(["show", "--property=Delegate", "--value", unit]).output();
+    output.is_ok_and(|o| o.stdout.trim_ascii() == b"yes")
+}
+
+/// A program that speaks with the manager of this user.
+fn client(program: &str) -> Command {
     let uid = rustix::process::geteuid();
-    let mut busctl = Command::new("busctl");
-    busctl.args(["--quiet", if uid.is_root() { "--system" } else { "--user" }, "call"]).args(MANAGER);
-    busctl.args(method).args(arguments);
+    let mut command = Command::new(program);
+    command.args(["--quiet", if uid.is_root() { "--system" } else { "--user" }]).stdin(Stdio::null());
     // su(1) and cron leave the manager unnamed.
     let runtime = format!("/run/user/{}", uid.as_raw());
     if env::var_os("XDG_RUNTIME_DIR").is_none() && Path::new(&runtime).join("bus").exists() {
-        busctl.env("XDG_RUNTIME_DIR", runtime);
+        command.env("XDG_RUNTIME_DIR", runtime);
     }
-    let output = busctl.stdin(Stdio::null()).output();
+    command
+}
+
+fn call(method: &[&str], arguments: &[String]) -> Result<()> {
+    const MANAGER: [&str; 3] =
+        ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+    let output = client("busctl").arg("call").args(MANAGER).args(method).args(arguments).output();
     let output = output.or_exit(Exit::Enter, || format!("no systemd manager (busctl cannot be run); {REMEDY}"))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
@@ -125,9 +148,9 @@ mod tests {
     #[test]
     fn properties_are_counted() {
         let limits = Limits { memory: Some(5), cpu: Some(7), ..Limits::default() };
-        let words = properties(Pid::from_raw(42).unwrap(), &limits);
+        let words = properties(Pid::from_raw(42).unwrap(), &limits, None);
         let text = words.join(" ");
-        assert!(text.starts_with("5 PIDs au 1 42 Description s "), "{text}");
+        assert!(text.starts_with("6 PIDs au 1 42 Description s "), "{text}");
         assert!(text.ends_with("MemoryMax t 5 CPUQuotaPerSecUSec t 7 0"), "{text}");
     }
 }
