@@ -152,8 +152,11 @@ fn command(enter: u32, running: Running) -> Result<Target> {
 /// below it in other namespaces, that is not that program any more.
 fn descendant(pid: Pid, own: &Place) -> Result<Target> {
     let deadline = Instant::now() + PATIENCE;
-    let program = executable(&pid.to_string());
+    // Without a map it is still being made.
+    let has_map = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/uid_map")).is_ok_and(|map| !map.is_empty());
     loop {
+        // Each time: the shell that will be that program is forked before it is.
+        let program = executable(&pid.to_string());
         let mut found: Vec<(Pid, Place)> = Vec::new();
         let mut queue = vec![pid];
         while let Some(parent) = queue.pop() {
@@ -163,7 +166,7 @@ fn descendant(pid: Pid, own: &Place) -> Result<Target> {
             }
         }
         let late = Instant::now() > deadline;
-        let command = found.iter().find(|(pid, _)| executable(&pid.to_string()) != program);
+        let command = found.iter().find(|(pid, _)| executable(&pid.to_string()) != program && has_map(pid));
         if let Some((command, place)) = command.or(found.first().filter(|_| late)) {
             if let Some((other, _)) = found.iter().find(|(_, other)| other.mount != place.mount) {
                 fail!(Exit::Enter, "cannot join {pid}: it has several containers below it; name {command} or {other}");
