@@ -253,7 +253,13 @@ fn namespaces(json: &Value, options: &mut Args) -> Result<()> {
 }
 
 fn mappings(json: &Value, key: &str) -> Result<Vec<Extent>> {
-    let list: Vec<Mapping> = or_default(json, &format!("/linux/{key}"))?;
+    let pointer = format!("/linux/{key}");
+    let list: Vec<Mapping> = or_default(json, &pointer)?;
+    let fits =
+        |m: &Mapping| [m.container_id, m.host_id].iter().all(|id| m.size > 0 && id.checked_add(m.size).is_some());
+    if !list.iter().all(fits) {
+        return Err(wrong(&pointer, "ids are 32 bits long, and a size is not 0"));
+    }
     Ok(list.into_iter().map(|m| Extent { inside: m.container_id, outside: m.host_id, count: m.size }).collect())
 }
 

@@ -148,6 +148,7 @@ fn what_cannot_be_honoured_names_its_key() {
         ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}])),
         ("/linux/namespaces", json!([{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}])),
         ("/linux/gidMappings", json!([])),
+        ("/linux/uidMappings", json!([{"containerID": 1, "hostID": 1, "size": u32::MAX}])),
         ("/linux/sysctl", json!({"net.ipv4.ip_forward": 1})),
         ("/process/user/additionalGids", json!([7])),
         ("/process/user/uid", json!("root")),
