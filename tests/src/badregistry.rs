@@ -1,6 +1,7 @@
 //! A registry that misbehaves as a test wants: a function from request to response, on a loopback port, over std::net.
 //!
-//! ```ignore
+//! ```no_run
+//! use d_tests::badregistry::{BadRegistry, Response};
 //! let bad = BadRegistry::start(|request| match request.path.as_str() {
 //!     "/v2/" => Response::ok("{}"),
 //!     _ => Response::status(404),
