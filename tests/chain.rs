@@ -32,7 +32,7 @@ fn fetch(port: u16) -> Option<String> {
 #[test]
 fn one_line_runs_debian_and_what_layers_deleted_is_gone() {
     let registry = Registry::images();
-    for (tag, map) in [("12", "subid"), ("zstd", "single"), ("zstd", "subid"), ("12", "single")] {
+    for (tag, map) in [("12", "subid"), ("zstd", "single")] {
         let scratch = Scratch::new();
         let script = "id -u; cat /etc/os-release; ls /etc/skel /opt/two; ls -d /etc/issue /etc/issue.net /usr/share/doc/apt; three";
         let line = format!(
@@ -67,9 +67,9 @@ fn the_second_pull_downloads_nothing() {
 #[test]
 fn a_pipe_unpacks_while_the_download_runs() {
     let registry = Registry::images();
-    for map in MAPS {
+    for (tag, map) in [("zstd", "subid"), ("12", "single")] {
         let scratch = Scratch::new();
-        let pipe = format!("d-pull -o - {} | d-unpack --map {map} - ./deb", registry.image("debian:12"));
+        let pipe = format!("d-pull -o - {} | d-unpack --map {map} - ./deb", registry.image(&format!("debian:{tag}")));
         scratch.sh(&pipe).ok().prints(&scratch.join("deb").display().to_string());
         scratch.run(["d-enter", "./deb", "three"]).ok().prints("three");
     }

@@ -175,7 +175,8 @@ fn a_profile_of_the_users_own() {
     enter(&["hostname", "x"]).code(128 + libc::SIGSYS);
     let priority = libc::SYS_getpriority.to_string();
     enter(&["call", NATIVE, &priority, "1", "0"]).ok().prints("-71");
-    enter(&["call", NATIVE, &priority, "0", "0"]).ok().prints("20");
+    let nice = enter(&["call", NATIVE, &priority, "0", "0"]).ok();
+    nice.expect(!nice.out().starts_with('-'), "20 minus the nice value of who runs the tests");
 }
 
 #[test]
