@@ -71,6 +71,19 @@ fn an_archive_without_a_config() {
 }
 
 #[test]
+fn a_bundle_reads_nothing_outside() {
+    let scratch = Scratch::new();
+    let canary = scratch.write("passwd", "evil:x:4711:4711::/:\n");
+    for passwd in
+        [E::symlink("etc/passwd", &*canary.to_string_lossy()), E::of_kind("etc/passwd", d_tests::tar::kind::FIFO)]
+    {
+        let layer = tar([E::dir("etc"), passwd]);
+        let manifest = Image::new().layer(layer).config("User", json!("evil")).write(&scratch.join("image"));
+        scratch.run(["d-unpack", "-q", "--bundle"]).arg(&manifest).arg("c").fails(65).err_has("not in its /etc/passwd");
+    }
+}
+
+#[test]
 fn a_bundle_for_runtimes() {
     let scratch = Scratch::new();
     let passwd = "root:x:0:0::/root:/bin/sh\nwww:x:33:33::/srv:/bin/sh\n";

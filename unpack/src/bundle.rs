@@ -3,14 +3,18 @@
 //! The same container that d-enter makes by default: its capabilities, its mounts, an own network namespace. The user is looked
 //! up in the root filesystem, since a runtime takes numbers only.
 
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use anyhow::Result;
+use d_common::beneath::{Link, Root};
 use d_common::container::ROOTFS;
 use d_common::exit::Exit;
 use d_common::fail;
 use d_common::idmap::Extent;
+use d_common::layout::{MAX_JSON, read_bounded};
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use crate::identity::Identity;
@@ -59,8 +63,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 pub fn config(docker: &Value, identity: &Identity, dir: &Path) -> Result<Value> {
     let text = |key: &str| docker.get(key).and_then(Value::as_str).unwrap_or_default();
     let list = |key: &str| -> Vec<Value> { docker.get(key).and_then(Value::as_array).cloned().unwrap_or_default() };
-    let read = |name: &str| fs::read_to_string(dir.join(ROOTFS).join(name)).unwrap_or_default();
-    let user = user(text("User"), &read("etc/passwd"), &read("etc/group"))?;
+    let user = user(text("User"), &read(dir, "etc/passwd"), &read(dir, "etc/group"))?;
     let mut args = [list("Entrypoint"), list("Cmd")].concat();
     if args.is_empty() {
         args.push(json!("/bin/sh"));
@@ -76,7 +79,7 @@ pub fn config(docker: &Value, identity: &Identity, dir: &Path) -> Result<Value> 
     if !has("HOME=", &env) {
         env.push(json!(format!("HOME={}", user.home)));
     }
-    let hostname = if text("Hostname").is_empty() { "container".to_owned() } else { text("Hostname").to_owned() };
+    let or = |given: &str, default: &str| if given.is_empty() { default.to_owned() } else { given.to_owned() };
     let capabilities: &[&str] = if user.uid == 0 { &CAPABILITIES } else { &[] };
     Ok(json!({
         "ociVersion": "1.0.2",
@@ -85,14 +88,14 @@ pub fn config(docker: &Value, identity: &Identity, dir: &Path) -> Result<Value> 
             "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
             "args": args,
             "env": env,
-            "cwd": if text("WorkingDir").is_empty() { "/" } else { text("WorkingDir") },
+            "cwd": or(text("WorkingDir"), "/"),
             "capabilities": {
                 "bounding": CAPABILITIES, "effective": capabilities, "permitted": capabilities,
             },
             "noNewPrivileges": false,
         },
         "root": {"path": ROOTFS, "readonly": false},
-        "hostname": hostname,
+        "hostname": or(text("Hostname"), "container"),
         "mounts": mounts(identity),
         "linux": {
             "uidMappings": mappings(&identity.map.uids),
@@ -105,6 +108,18 @@ pub fn config(docker: &Value, identity: &Identity, dir: &Path) -> Result<Value> 
             "readonlyPaths": READ_ONLY,
         },
     }))
+}
+
+/// A file of the root filesystem, found beneath its root, whatever links the image has there; empty when it is no file.
+fn read(dir: &Path, name: &str) -> String {
+    let open = || -> io::Result<Vec<u8>> {
+        let root = Root::open(&dir.join(ROOTFS))?;
+        // A FIFO would wait for its other end.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = File::from(root.open_at(name, flags, Mode::empty(), Link::Follow)?);
+        if file.metadata()?.is_file() { read_bounded(file, MAX_JSON) } else { Ok(Vec::new()) }
+    };
+    open().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn mounts(identity: &Identity) -> Value {

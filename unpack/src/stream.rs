@@ -26,6 +26,10 @@ use crate::layer::{BUFFERS, Layer, feed};
 use crate::source::Wanted;
 use crate::tar::{Entry, Kind, Reader};
 
+/// How often the image is looked for while members come in; the index, a manifest and a config are among the first, or else
+/// the end is soon enough.
+const MAX_TRIES: u32 = 100;
+
 /// What the reading thread sends, in this order: the image, its layers, the end.
 pub enum Message {
     /// What the image is.
@@ -61,6 +65,7 @@ pub fn start(
             wanted,
             platform,
             image: None,
+            tries: 0,
             next: 0,
             sender: sender.clone(),
         };
@@ -82,6 +87,7 @@ struct Stream {
     wanted: Wanted,
     platform: Option<Platform>,
     image: Option<Image>,
+    tries: u32,
     /// The layer to send next.
     next: usize,
     sender: SyncSender<Message>,
@@ -102,7 +108,8 @@ impl Stream {
                 feed(filler, &mut reader, &promise);
             } else if entry.kind != Kind::File || self.is_useful(&path) {
                 self.keep(&entry, &mut reader)?;
-                if self.image.is_none() {
+                if self.image.is_none() && self.tries < MAX_TRIES {
+                    self.tries += 1;
                     self.image = find(&self.archive, &self.wanted, self.platform.as_ref())?;
                     if !self.announce() {
                         return Ok(false);
@@ -168,7 +175,11 @@ impl Stream {
     /// The archive is at its end: what `docker save` of old wrote says only now what it is.
     fn finish(&mut self) -> Result<bool> {
         if self.image.is_none() {
-            self.image = find_saved(&self.archive, &self.wanted, self.platform.as_ref())?;
+            let platform = self.platform.as_ref();
+            self.image = match find(&self.archive, &self.wanted, platform)? {
+                None => find_saved(&self.archive, &self.wanted, platform)?,
+                found => found,
+            };
             if !self.announce() || !self.send_spooled()? {
                 return Ok(false);
             }
