@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use d_tests::{free_port, have, run, skip};
+use d_tests::{eventually, free_port, have, run, skip};
 
 use crate::{Namespace, noise, tcp_echo, udp_echo};
 
@@ -104,12 +104,12 @@ fn a_hundred_mebibytes_one_way() {
             run(["socat", "-u", &address, "-"]).done().stdout
         };
         let mut received = Vec::new();
-        d_tests::eventually(crate::SOON, || {
+        eventually(crate::SOON, || {
             received = copy(host(0));
             !received.is_empty()
         });
         assert!(received == bytes, "{way:?}: {} bytes of {} came out", received.len(), bytes.len());
-        let sent = d_tests::eventually(crate::SOON, || {
+        let sent = eventually(crate::SOON, || {
             let address = format!("TCP:{}", host(1));
             run(["socat", "-u", &from, &address]).done();
             std::fs::metadata(&sink).is_ok_and(|m| m.len() > 0)
@@ -161,7 +161,7 @@ fn the_relay_passes_on_each_end_and_a_refusal() {
     assert!(answer.is_empty() && refused.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
     // sort answers only when it has seen the end of its input.
     let _server = ns.inside(["socat", "TCP-LISTEN:7007,fork,reuseaddr", "EXEC:sort"]);
-    let sorted = d_tests::eventually(crate::SOON, || {
+    let sorted = eventually(crate::SOON, || {
         let mut stream = TcpStream::connect(host(0)).unwrap();
         stream.set_read_timeout(Some(crate::SOON)).unwrap();
         let mut answer = String::new();
@@ -180,7 +180,7 @@ fn a_server_inside_never_sees_its_own_loopback_as_the_client() {
         let host = netup.out().split(' ').nth(2).unwrap().to_owned();
         let _server = ns.inside(["socat", "TCP-LISTEN:7007,fork,reuseaddr", "SYSTEM:echo $SOCAT_PEERADDR"]);
         let mut peer = String::new();
-        d_tests::eventually(crate::SOON, || {
+        eventually(crate::SOON, || {
             peer = run(["socat", "-", &format!("TCP:{host}")]).done().out();
             !peer.is_empty()
         });
