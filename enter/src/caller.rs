@@ -42,6 +42,7 @@ impl Caller {
             tmpfs_keeps_attributes: (args.ephemeral.is_some() || below.ephemeral.is_some())
                 && scratch::tmpfs_keeps_attributes(),
             name: userns::user_name(rustix::process::geteuid().as_raw()),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         })
     }
 }

@@ -40,6 +40,8 @@ pub struct Caller {
     pub env_files: Vec<Vec<u8>>,
     /// Its login name.
     pub name: Option<String>,
+    /// Its host name.
+    pub hostname: String,
     /// Whether d-enter itself runs in a container.
     pub in_container: bool,
     /// Whether a tmpfs of this kernel can carry an overlay; looked at with `--ephemeral` only.
@@ -216,7 +218,14 @@ impl Plan {
         }
         let fakeroot = map.is_single() && user.uid == 0 && !args.no_fakeroot;
 
-        let hostname = hostname(&args, docker, dir)?;
+        let shared = shared(&args.share);
+        let hostname = match (shared.uts, &args.hostname) {
+            (false, _) => hostname(&args, docker, dir)?,
+            (true, None) => caller.hostname.clone(),
+            (true, Some(_)) => {
+                fail!(Exit::Enter, "--hostname contradicts --share uts: the name would be the host's own")
+            }
+        };
         let (net, publish) = net(&args, docker, caller)?;
         let mut files = etc_files(&args, dir, caller, &user, &net, &hostname)?;
         let mut environment = environment(&args, dir, caller, &user)?;
@@ -225,7 +234,6 @@ impl Plan {
             environment.set("APT_CONFIG", "/run/apt.conf.d-enter");
             files.push(("/run/apt.conf.d-enter".into(), "APT::Sandbox::User \"root\";\n".into()));
         }
-        let shared = shared(&args.share);
         if shared.pid && args.as_pid_1 {
             fail!(Exit::Enter, "--as-pid-1 contradicts --share pid");
         }

@@ -143,6 +143,7 @@ fn nonsense_is_refused() {
         "--sysctl kernel.panic=1 d",
         "--sysctl a d",
         "--share pid --as-pid-1 d",
+        "--share uts --hostname x d",
         "--ephemeral=x d",
         "--net bridge d",
         "--cap-add NOPE d",

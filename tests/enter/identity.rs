@@ -202,3 +202,18 @@ fn inside_a_single_map_there_is_a_single_map() {
     outer.clone().args(["--cap-drop", "ALL"]).args(caps.split(' ')).ok().prints("CapEff:\t0000000000000000");
     outer.args(["-u", "web", "/work/box", "sh", "-c", "id -u; touch /made"]).ok().prints("33");
 }
+
+#[test]
+fn as_root_a_container_is_entered_like_any_other() {
+    if !d_tests::is_root() {
+        return d_tests::skip("not root");
+    }
+    for map in ["auto", "single"] {
+        let place = Place::new(map);
+        place.sh("", "id -u; touch /f; chown web /f").ok().prints("0");
+        place.sh("-u web", "id -u; id -g").ok().prints("33\n33");
+        // Its root is none over the machine's devices.
+        place.sh("--no-fakeroot --cap-add ALL", "mknod /sda b 8 0 2>/dev/null || echo refused").ok().prints("refused");
+        place.sh("", "exit 7").code(7);
+    }
+}

@@ -165,7 +165,8 @@ fn namespaces_are_its_own_unless_shared() {
         }
         assert_eq!(inside("--net host", "net"), link("net"));
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        place.sh("--share uts", "uname -n").ok().prints(&host);
+        place.sh("--share uts", "uname -n; cat /etc/hostname").ok().prints(&format!("{host}\n{host}"));
+        place.enter(&["--share", "uts", "--hostname", "x"], &["true"]).fails(125).err_has("--hostname");
         place.sh("", "cat /proc/self/cgroup | cut -d: -f3 | sort -u").ok().prints("/");
     });
 }
