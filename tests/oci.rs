@@ -427,6 +427,7 @@ fn the_table_of_cruns_tests_names_tests_that_exist() {
         "../enter/src/rlimit.rs" "../enter/src/terminal.rs" "attacks.rs" "check.rs" "oci.rs" "seccomp.rs"
         "enter/arguments.rs" "enter/command.rs" "enter/files.rs" "enter/identity.rs" "enter/init.rs" "enter/leftovers.rs"
         "enter/monitoring.rs" "enter/network.rs" "enter/process.rs" "enter/security.rs" "enter/terminal.rs"
+        "join/network.rs" "join/rights.rs" "join/running.rs" "limits.rs"
     );
     let table = include_str!("crun-tests.md");
     let named: Vec<(&str, &str)> =
