@@ -302,6 +302,9 @@ fn copy(data: &mut dyn BufRead, file: &mut File, size: u64, path: &[u8]) -> Resu
     let mut left = size;
     while left > 0 {
         let buffer = data.fill_buf().map_err(reading)?;
+        if buffer.is_empty() {
+            fail!(Exit::Data, "its data ends {left} bytes early");
+        }
         let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         file.write_all(&buffer[..len])
             .map_err(|e| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO), "write", path))?;
@@ -319,4 +322,16 @@ fn copy_sparse(data: &mut dyn BufRead, file: &mut File, sparse: &Sparse, path: &
         copy(data, file, length, path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_ends_early_is_an_error_and_no_endless_loop() {
+        let mut file = tempfile::tempfile().unwrap();
+        assert!(copy(&mut &b"abc"[..], &mut file, 3, b"f").is_ok());
+        assert!(copy(&mut &b"abc"[..], &mut file, 4, b"f").unwrap_err().to_string().contains("1 bytes early"));
+    }
 }
