@@ -12,5 +12,6 @@ pub mod layout;
 pub mod platform;
 pub mod report;
 pub mod runtime;
+pub mod signal;
 pub mod sys;
 pub mod userns;

@@ -6,10 +6,13 @@
 use std::ffi::{OsStr, OsString};
 
 use anyhow::Result;
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 use d_common::exit::Exit;
 use d_common::fail;
 use d_common::idmap::MapChoice;
+
+use crate::choice::{GroupsFrom, ProcMode, Share, Tty};
+use crate::mount_args::{self, MountArg};
 
 /// Run a command in a rootless container made of a plain directory.
 #[derive(Parser, Debug, Clone, Default)]
@@ -263,70 +266,6 @@ const NOT_WITH_JOIN: [&str; 36] = [
     "print_oci",
 ];
 
-/// An option that mounts something, as typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MountArg {
-    /// `--volume`
-    Volume(OsString),
-    /// `--bind SRC DST`
-    Bind(OsString, OsString),
-    /// `--ro-bind SRC DST`
-    RoBind(OsString, OsString),
-    /// `--tmpfs`
-    Tmpfs(OsString),
-    /// `--device`
-    Device(OsString),
-}
-
-/// `--groups`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupsFrom {
-    /// Those of the image's /etc/group.
-    Image,
-    /// The caller's, untouched.
-    Keep,
-}
-
-/// `--proc`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProcMode {
-    /// New; bound from outside where this is a container with a masked /proc.
-    #[default]
-    Auto,
-    /// Of the container's own pid namespace.
-    New,
-    /// The caller's.
-    Bind,
-    /// None.
-    None,
-}
-
-/// `--tty`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tty {
-    /// Where stdin is a terminal and d-enter its foreground job.
-    #[default]
-    Auto,
-    /// For all three descriptors.
-    Always,
-    /// Not at all.
-    Never,
-}
-
-/// `--share`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    /// Process ids.
-    Pid,
-    /// System V and POSIX queues.
-    Ipc,
-    /// Host name.
-    Uts,
-    /// Control groups.
-    Cgroup,
-}
-
 impl Args {
     /// Parses the command line.
     ///
@@ -353,7 +292,7 @@ impl Args {
     fn parse_argv(argv: Vec<OsString>) -> Result<Self, Outcome> {
         let matches = Self::command().try_get_matches_from(argv).map_err(|e| Outcome::of(&e))?;
         let mut args = Self::from_arg_matches(&matches).map_err(|e| Outcome::of(&e))?;
-        args.mounts = mounts_in_order(&matches);
+        args.mounts = mount_args::in_order(&matches);
         if args.operands.get(1).is_some_and(|a| a == "--") && args.join.is_none() {
             args.operands.remove(1);
         }
@@ -410,33 +349,6 @@ impl Outcome {
         let text = error.render().to_string();
         if error.use_stderr() { Self::Usage(d_common::report::usage_line(&text, "d-enter")) } else { Self::Print(text) }
     }
-}
-
-/// The values of all options that mount, sorted by their place on the command line: later ones cover earlier ones.
-fn mounts_in_order(matches: &ArgMatches) -> Vec<MountArg> {
-    let mut found: Vec<(usize, MountArg)> = Vec::new();
-    let values = |id: &str| -> Vec<(usize, Vec<OsString>)> {
-        let groups = matches.get_occurrences::<OsString>(id).into_iter().flatten();
-        let groups: Vec<Vec<OsString>> = groups.map(|g| g.cloned().collect()).collect();
-        let mut indices = matches.indices_of(id).into_iter().flatten();
-        groups.into_iter().filter_map(|g| Some((indices.by_ref().take(g.len()).last()?, g))).collect()
-    };
-    let pair = |g: &[OsString]| (g.first().cloned().unwrap_or_default(), g.get(1).cloned().unwrap_or_default());
-    for id in ["volume", "bind", "ro_bind", "tmpfs", "device"] {
-        for (index, group) in values(id) {
-            let (first, second) = pair(&group);
-            let mount = match id {
-                "volume" => MountArg::Volume(first),
-                "bind" => MountArg::Bind(first, second),
-                "ro_bind" => MountArg::RoBind(first, second),
-                "tmpfs" => MountArg::Tmpfs(first),
-                _ => MountArg::Device(first),
-            };
-            found.push((index, mount));
-        }
-    }
-    found.sort_by_key(|(index, _)| *index);
-    found.into_iter().map(|(_, mount)| mount).collect()
 }
 
 /// Whether a list option was emptied: `none` forgets what config.json (or an earlier one) said.

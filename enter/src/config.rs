@@ -11,7 +11,8 @@ use d_common::exit::Exit;
 use d_common::fail;
 use serde_json::{Map, Value};
 
-use crate::args::{Args, MountArg, Outcome, after_none};
+use crate::args::{Args, Outcome, after_none};
+use crate::mount_args::MountArg;
 use crate::oci::bundle::{self, Bundle};
 
 /// Keys that make sense for one call only: an error in a file.

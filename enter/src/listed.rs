@@ -9,7 +9,7 @@ use anyhow::Result;
 use d_common::beneath::{Make, Root};
 use d_common::exit::{Exit, OrExit};
 
-use crate::args::ProcMode;
+use crate::choice::ProcMode;
 use crate::mounts::{Flags, attach, new_filesystem};
 use crate::plan::Plan;
 use crate::special::{self, Devices, Found};

@@ -8,8 +8,8 @@ use d_common::exit::Exit;
 use d_common::fail;
 use serde::{Serialize, Serializer};
 
-use crate::args::Tty;
 use crate::capabilities::Capabilities;
+use crate::choice::Tty;
 use crate::plan::Caller;
 use crate::rlimit::Limit;
 use crate::user::User;

@@ -16,9 +16,11 @@ use d_common::report::{Level, Report};
 use d_common::sys::{self, SignalAction, SignalSet};
 use rustix::process::Signal;
 
-use crate::args::{Args, MountArg, Outcome, Tty};
+use crate::args::{Args, Outcome};
+use crate::choice::Tty;
 use crate::directory::Directory;
 use crate::launch::Descriptors;
+use crate::mount_args::MountArg;
 use crate::network::Net;
 use crate::plan::{Caller, Plan};
 

@@ -12,7 +12,7 @@ use d_common::idmap::to_outside;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::args::ProcMode;
+use crate::choice::ProcMode;
 use crate::copy;
 use crate::mounts::{
     Flags, attach, clone_tree, handle, is_dir, make_dir, make_file, new_filesystem, new_tmpfs, restrict,

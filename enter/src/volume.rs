@@ -9,7 +9,7 @@ use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use serde::Serialize;
 
-use crate::args::MountArg;
+use crate::mount_args::MountArg;
 use crate::size;
 
 /// Something mounted inside, in the order given.

@@ -15,8 +15,9 @@ use serde_json::Value;
 
 use super::json::{get, is_empty, or_default, wrong};
 use super::{mounts, resources};
-use crate::args::{Args, Share, Tty};
+use crate::args::Args;
 use crate::capabilities::{self, Capabilities};
+use crate::choice::{Share, Tty};
 use crate::config::{Config, Docker};
 use crate::paths;
 use crate::plan::{Plan, Seccomp};

@@ -11,8 +11,8 @@ use d_common::report::Report;
 use serde_json::{Value, json};
 
 use super::{mounts, resources};
-use crate::args::ProcMode;
 use crate::capabilities::names;
+use crate::choice::ProcMode;
 use crate::command::{kernel_version, profile};
 use crate::directory::Filesystem;
 use crate::network::Net;

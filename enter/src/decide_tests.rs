@@ -1,8 +1,9 @@
 //! Tables: what is typed and what it means, without a kernel.
 
 use super::*;
-use crate::args::Tty;
+use crate::choice::Tty;
 use crate::config::Config;
+use crate::directory::Filesystem;
 use crate::process::pty;
 
 fn directory(config: &str) -> Directory {
