@@ -4,6 +4,7 @@ use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -58,6 +59,8 @@ impl Netup {
             command.arg("--publish").arg(spec);
         }
         command.arg(pid.as_raw_nonzero().to_string());
+        // Not of the caller's job: Ctrl-C is the command's to handle, and the network outlives it.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().or_exit(Exit::Enter, || format!("cannot run {}", path.display()))?;
         drop(tell);
