@@ -1,7 +1,6 @@
 //! The filesystems that an OCI bundle lists, mounted in its order, and the device files that a runtime adds to them
 //! (runtime-spec config.md "Mounts", config-linux.md "Default Devices").
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -55,8 +54,8 @@ pub fn mount(root: &Root, plan: &Plan, mount: &Mount, found: &mut Found) -> Resu
 pub fn devices(root: &Root, plan: &Plan, devices: &Devices) -> Result<OwnedFd> {
     let dev = root.ensure(Path::new("/dev"), Make::Directory).or_exit(Exit::Enter, || "cannot make /dev")?;
     let brought = |m: &Mount| matches!(m, Mount::Bind { target, .. } | Mount::Device { target, .. } if target == Path::new("/dev"));
-    let fill =
-        || -> io::Result<()> { if plan.mounts.iter().any(brought) { Ok(()) } else { special::nodes(&dev, devices) } };
-    fill().or_exit(Exit::Enter, || "cannot fill /dev")?;
+    if !plan.mounts.iter().any(brought) {
+        special::nodes(&dev, devices).or_exit(Exit::Enter, || "cannot fill /dev")?;
+    }
     Ok(dev)
 }

@@ -100,13 +100,14 @@ fn at(root: &Root, path: &str) -> Result<OwnedFd> {
 /// A proc filesystem, or what has to do for one with a warning; detached.
 pub fn new_proc(plan: &Plan, options: &[(&str, &str)], flags: Flags) -> Result<(OwnedFd, Option<String>)> {
     let mut warning = None;
+    let bound = || clone_tree(CWD, Path::new("/proc")).and_then(|tree| restrict(&tree, flags).map(|()| tree));
     let mount = match plan.proc {
-        ProcMode::Bind => clone_tree(CWD, Path::new("/proc")),
+        ProcMode::Bind => bound(),
         mode => match new_filesystem(c"proc", options, flags) {
             Err(e) if mode == ProcMode::Auto && is_refused(&e) && plan.nested => {
                 warning =
                     Some("the outer /proc is used: it is masked here, so the kernel allows no new one".to_owned());
-                clone_tree(CWD, Path::new("/proc"))
+                bound()
             }
             Err(e) if is_refused(&e) => fail!(
                 Exit::Enter,

@@ -109,7 +109,12 @@ fn one(json: &Value) -> Result<Mount, String> {
             false => Mount::Bind { source, target, readonly, noexec },
         });
     }
-    let kernel = |kind| Ok(Mount::Kernel { kind, target: target.clone(), options: own.clone(), readonly, noexec });
+    let kernel = |kind| match own.first() {
+        Some((name, _)) if !matches!(kind, Kernel::Proc | Kernel::Devpts) => {
+            Err(format!("option {name}= cannot be honoured here"))
+        }
+        _ => Ok(Mount::Kernel { kind, target: target.clone(), options: own.clone(), readonly, noexec }),
+    };
     match kind {
         "proc" => kernel(Kernel::Proc),
         "sysfs" => kernel(Kernel::Sysfs),
@@ -216,6 +221,7 @@ mod tests {
             (json!({"destination": "/x", "type": "bind", "source": "/y", "options": ["rshared"]}), "rshared"),
             (json!({"destination": "/x", "type": "ext4", "source": "/dev/sda"}), "ext4"),
             (json!({"destination": "x", "type": "tmpfs"}), "absolute"),
+            (json!({"destination": "/x", "type": "sysfs", "options": ["a=b"]}), "a="),
             (json!({"destination": "/x", "type": "bind"}), "source"),
             (json!({"type": "tmpfs"}), "destination"),
             (json!({"destination": "/x", "type": "bind", "source": "/y", "uidMappings": [{"size": 1}]}), "uidMappings"),
