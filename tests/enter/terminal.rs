@@ -81,13 +81,15 @@ fn a_shell_with_job_control() {
         screen.line("stty size");
         screen.see("24 80");
         // Ctrl-C ends the foreground job alone.
-        screen.line("sleep 1000");
+        screen.line("printf 'st%sed\\n' art; sleep 1000");
+        screen.see("started");
         std::thread::sleep(Duration::from_millis(300));
         screen.key("C-c");
         screen.line("echo code-$?");
         screen.see("code-130");
         // Ctrl-Z stops it, fg continues it.
-        screen.line("sleep 999");
+        screen.line("printf 'be%sun\\n' g; sleep 999");
+        screen.see("begun");
         std::thread::sleep(Duration::from_millis(300));
         screen.key("C-z");
         screen.see("[1]+  Stopped");
@@ -238,13 +240,13 @@ fn the_loss_of_the_terminal_is_sighup_then_the_end() {
 fn full_screen_programs_work() {
     let place = Place::new("single");
     let screen = Screen::open(&place);
-    screen.line("d-enter --map single box vi /etc/new");
-    std::thread::sleep(Duration::from_millis(800));
+    screen.line("d-enter --map single box vi /etc/new; sed s/^/saw-/ box/rootfs/etc/new");
+    screen.see("~");
     screen.tmux(&["send-keys", "-l", "ihello"]).ok();
+    screen.see("hello");
     screen.key("Escape");
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(500));
     screen.line(":wq");
-    screen.line("cat box/rootfs/etc/new | sed s/^/saw-/");
     screen.see("saw-hello");
 }
 
