@@ -3,8 +3,9 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -109,8 +110,10 @@ fn client(program: &str) -> Command {
 fn call(method: &[&str], arguments: &[String]) -> Result<()> {
     const MANAGER: [&str; 3] =
         ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
-    let output = client("busctl").arg("call").args(MANAGER).args(method).args(arguments).output();
-    let output = output.or_exit(Exit::Enter, || format!("no systemd manager (busctl cannot be run); {REMEDY}"))?;
+    let mut command = client("busctl");
+    command.arg("call").args(MANAGER).args(method).args(arguments);
+    let output = within_patience(&mut command);
+    let output = output.or_exit(Exit::Enter, || format!("no systemd manager (busctl does not answer); {REMEDY}"))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
         fail!(
@@ -120,6 +123,21 @@ fn call(method: &[&str], arguments: &[String]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a program says, killed when it takes too long: signals are blocked meanwhile, so nobody could end a wait without bound.
+fn within_patience(command: &mut Command) -> io::Result<Output> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        sleep(Duration::from_millis(1));
+    }
+    child.wait_with_output()
 }
 
 /// Waits until the process is in the cgroup of the scope.
