@@ -98,13 +98,18 @@ fn enter(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
         rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve)
     };
-    match open() {
+    let opened = match open() {
         Err(Errno::ACCESS) => {
             rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
-            open()
+            open()?
         }
-        result => result,
+        result => result?,
+    };
+    // Readable is not enough: nothing in it can be found without the right to search.
+    if !Mode::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode).contains(Mode::RWXU) {
+        let _ = rustix::fs::fchmod(&opened, Mode::RWXU);
     }
+    Ok(opened)
 }
 
 fn identity(dir: &OwnedFd) -> Result<(u64, u64), Errno> {
@@ -122,6 +127,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("canary"), "stays").unwrap();
         fs::create_dir_all(dir.path().join("t/locked/in")).unwrap();
+        fs::create_dir_all(dir.path().join("t/unsearchable/in")).unwrap();
+        fs::set_permissions(dir.path().join("t/unsearchable"), fs::Permissions::from_mode(0o400)).unwrap();
         symlink("../canary", dir.path().join("t/link")).unwrap();
         symlink("..", dir.path().join("t/up")).unwrap();
         fs::set_permissions(dir.path().join("t/locked"), fs::Permissions::from_mode(0o000)).unwrap();
