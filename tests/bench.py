@@ -181,8 +181,9 @@ def waiting_memory(work):
     peaks = {}
     for pid in descendants(enter.pid):
         with open(f"/proc/{pid}/status") as file:
-            status = dict(line.rstrip().split(":\t", 1) for line in file if ":\t" in line)
-        peaks[status["Name"]] = max(peaks.get(status["Name"], 0), int(status["VmHWM"].split()[0]) / 1024)
+            status = dict(line.split(":", 1) for line in file)
+        name = status["Name"].strip()
+        peaks[name] = max(peaks.get(name, 0), int(status["VmHWM"].split()[0]) / 1024)
     enter.terminate()
     enter.wait()
     return {name: peak for name, peak in peaks.items() if name.startswith("d-")}

@@ -78,7 +78,7 @@ fn names_resolve_through_a_stub_on_the_hosts_loopback() {
     // A host of our own: a namespace with a loopback, and that resolver in its resolv.conf.
     let host = "ip link set lo up; mount --bind resolv.conf /etc/resolv.conf
         mount --bind nsswitch.conf /etc/nsswitch.conf
-        perl stub.pl >up & stub=$!; until grep -q up up; do sleep 0.01; done
+        touch up; perl stub.pl >up & stub=$!; until grep -q up up; do sleep 0.01; done
         d-netup -- getent ahostsv4 stub.test || echo failed
         d-netup -- cat /etc/resolv.conf
         d-netup --no-dns -- getent ahostsv4 stub.test || echo none
@@ -106,7 +106,7 @@ fn a_resolv_conf_outside_etc_costs_the_sandbox_and_a_warning() {
     scratch.write("nsswitch.conf", "hosts: dns\n");
     let host = "ip link set lo up; mount -t tmpfs none /etc; cp nsswitch.conf /etc/
         ln -s \"$PWD/elsewhere/resolv.conf\" /etc/resolv.conf; touch /etc/ld.so.cache
-        perl stub.pl >up & stub=$!; until grep -q up up; do sleep 0.01; done
+        touch up; perl stub.pl >up & stub=$!; until grep -q up up; do sleep 0.01; done
         d-netup -- getent ahostsv4 stub.test; kill $stub";
     let cmd = scratch.run(["unshare", "-Urnm", "sh", "-ec", host]).env("XDG_RUNTIME_DIR", scratch.path());
     let done = cmd.ok();
