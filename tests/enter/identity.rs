@@ -192,15 +192,15 @@ fn inside_a_single_map_there_is_a_single_map() {
     // d-enter in itself: root is emulated around it, so that even capset(2) only seems to work.
     let own = d_tests::bin("d-enter");
     let mounts = ["/usr", "/lib", "/lib64"].iter().filter(|d| std::path::Path::new(d).exists());
-    let mut outer = place.scratch.run(["d-enter", "-q", "--map", "single", "-v", ".:/work"]);
+    let mut outer = place.scratch.run(["d-enter", "-q", "--map", "single", "-v", ".:/mnt"]);
     for folder in mounts {
         outer = outer.arg("-v").arg(format!("{folder}:{folder}:ro"));
     }
     let outer = outer.arg("--bind").arg(own).args(["/bin/d-enter", "box", "d-enter", "-q"]);
-    let caps = "/work/box grep CapEff /proc/self/status";
+    let caps = "/mnt/box grep CapEff /proc/self/status";
     outer.clone().args(caps.split(' ')).ok().prints("CapEff:\t00000000a80425fb");
     outer.clone().args(["--cap-drop", "ALL"]).args(caps.split(' ')).ok().prints("CapEff:\t0000000000000000");
-    outer.args(["-u", "web", "/work/box", "sh", "-c", "id -u; touch /made"]).ok().prints("33");
+    outer.args(["-u", "web", "/mnt/box", "sh", "-c", "id -u; touch /made"]).ok().prints("33");
 }
 
 #[test]
