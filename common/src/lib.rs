@@ -10,6 +10,7 @@ pub mod idmap;
 pub mod image;
 pub mod layout;
 pub mod platform;
+pub mod protected;
 pub mod report;
 pub mod runtime;
 pub mod signal;

@@ -1,27 +1,6 @@
-//! Paths of /proc and /sys that are hidden or read-only inside: those that podman and docker protect.
+//! `--unmask`: which of the protected paths of /proc and /sys stay hidden or read-only inside.
 
-/// Hidden: they show or change the machine, not the container.
-const MASKED: [&str; 16] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/dev/block",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/fs/selinux",
-    "/sys/kernel/security",
-    "/sys/module/apparmor",
-];
-
-/// Readable, not writable.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+use d_common::protected::{MASKED, READONLY};
 
 /// The masked and the read-only paths without those that `--unmask` names (`ALL` names every one).
 pub fn protected(unmask: &[String]) -> (Vec<String>, Vec<String>) {

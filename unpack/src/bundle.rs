@@ -14,6 +14,7 @@ use d_common::exit::Exit;
 use d_common::fail;
 use d_common::idmap::Extent;
 use d_common::layout::{MAX_JSON, read_bounded};
+use d_common::protected::{MASKED, READONLY};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
@@ -39,22 +40,6 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 ];
-
-/// What a container is not shown of /proc and /sys, as Docker has it.
-const MASKED: [&str; 10] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/firmware",
-];
-
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The runtime config for the converted `docker` config of the container directory `dir`.
 ///
@@ -105,7 +90,7 @@ pub fn config(docker: &Value, identity: &Identity, dir: &Path) -> Result<Value> 
                 {"type": "network"}, {"type": "cgroup"},
             ],
             "maskedPaths": MASKED,
-            "readonlyPaths": READ_ONLY,
+            "readonlyPaths": READONLY,
         },
     }))
 }

@@ -1,1 +1,0 @@
-//! One test for each bug that was found, named for it.
