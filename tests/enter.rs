@@ -11,6 +11,8 @@ mod command;
 mod config;
 #[path = "enter/debian.rs"]
 mod debian;
+#[path = "enter/ephemeral.rs"]
+mod ephemeral;
 #[path = "enter/etc.rs"]
 mod etc;
 #[path = "enter/files.rs"]

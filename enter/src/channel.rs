@@ -31,6 +31,8 @@ pub enum Message {
     Failed(u8, String),
     /// From the child, with a descriptor: the other side of the container's terminal.
     Terminal,
+    /// From the child, with a descriptor of /dev/fuse: why there is no overlay, so that fuse-overlayfs must serve one.
+    Overlay(String),
     /// From the command, just before it is executed: the sender's pid is its own.
     Command,
     /// From the child: the command has been executed.
@@ -53,6 +55,7 @@ impl Message {
             Self::Warning(warning) => text(b"w", warning),
             Self::Failed(code, reason) => text(&[b'f', *code], reason),
             Self::Terminal => b"t".to_vec(),
+            Self::Overlay(reason) => text(b"o", reason),
             Self::Command => b"c".to_vec(),
             Self::Started => b"S".to_vec(),
             Self::Stopped(signal) => [b"z", &signal.to_ne_bytes()[..]].concat(),
@@ -70,6 +73,7 @@ impl Message {
             b'w' => Self::Warning(text(rest)),
             b'f' => Self::Failed(*rest.first()?, text(rest.get(1..)?)),
             b't' => Self::Terminal,
+            b'o' => Self::Overlay(text(rest)),
             b'c' => Self::Command,
             b'S' => Self::Started,
             b'z' => Self::Stopped(number(rest)?),
@@ -166,6 +170,7 @@ mod tests {
         let all = [
             Message::Warning("w é".into()),
             Message::Failed(127, "gone".into()),
+            Message::Overlay("refused".into()),
             Message::Command,
             Message::Started,
             Message::Stopped(20),

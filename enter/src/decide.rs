@@ -387,14 +387,12 @@ fn ephemeral(args: &Args, dir: &Directory, caller: &Caller) -> Result<Option<Eph
         Some("") => None,
         Some(text) => Some(size::parse(text).or_exit(Exit::Enter, || "--ephemeral")?),
     };
-    let beside = if caller.tmpfs_keeps_attributes { None } else { scratch::path_beside(&dir.path) };
-    if size.is_some() && beside.is_some() {
-        fail!(
-            Exit::Enter,
-            "--ephemeral cannot be bounded by a size: the tmpfs of this kernel (before 6.6) has no user attributes"
-        );
+    if caller.tmpfs_keeps_attributes {
+        return Ok(Some(Ephemeral { size, beside: None, served: false }));
     }
-    Ok(Some(Ephemeral { size, beside }))
+    // What lies on disk has no bound.
+    let beside = if size.is_none() && dir.room_beside { scratch::path_beside(&dir.path) } else { None };
+    Ok(Some(Ephemeral { size, served: beside.is_none(), beside }))
 }
 
 /// Docker's volumes, then the options'; of several on one target the last is used.

@@ -14,6 +14,7 @@ fn directory(config: &str) -> Directory {
         owner: 1000,
         passwd: "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/var/www:/bin/sh\n".into(),
         group: "root:x:0:\nwww:x:33:\ntape:x:26:www\n".into(),
+        room_beside: true,
         has_apt: true,
     }
 }

@@ -13,7 +13,7 @@ use d_common::container;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::layout::{MAX_JSON, read_bounded};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, Mode, OFlags};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -53,6 +53,8 @@ pub struct Directory {
     pub passwd: String,
     /// The text of the image's /etc/group, empty without.
     pub group: String,
+    /// Whether something can be made beside it.
+    pub room_beside: bool,
     /// Whether apt is there, which needs help under fakeroot.
     pub has_apt: bool,
 }
@@ -92,6 +94,7 @@ impl Directory {
             owner: meta.uid(),
             passwd: read("etc/passwd"),
             group: read("etc/group"),
+            room_beside: absolute.parent().is_some_and(|p| rustix::fs::access(p, Access::WRITE_OK).is_ok()),
             has_apt: find(&filesystem, "etc/apt").is_some(),
             config: config.unwrap_or_default(),
             filesystem,

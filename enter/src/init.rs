@@ -62,7 +62,7 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
         die_with_parent(channel)?;
     }
     rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
-    let built = root::build(plan, sources, |dev| open_terminal(plan, start, dev))?;
+    let built = root::build(plan, sources, channel, |dev| open_terminal(plan, start, dev))?;
     for warning in built.warnings {
         channel.send(&Message::Warning(warning));
     }
@@ -91,7 +91,10 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
 }
 
 /// The ids of the container's root, so that what is made now is owned rightly. Under a single map there is one id only.
-fn become_root(plan: &Plan) -> Result<()> {
+///
+/// # Errors
+/// [`Exit::Enter`].
+pub fn become_root(plan: &Plan) -> Result<()> {
     if to_outside(&plan.map.uids, 0).is_none() || to_outside(&plan.map.gids, 0).is_none() {
         return Ok(());
     }

@@ -84,6 +84,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
         channel: child.channel,
         pid: child.pid,
         pidfd: child.pidfd,
+        overlay: None,
         netup: None,
         cgroup: None,
         signals: child.signals,

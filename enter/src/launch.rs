@@ -20,6 +20,7 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::command::Filters;
 use crate::directory::Filesystem;
+use crate::fuse::Server;
 use crate::init::{self, Start};
 use crate::netup::Netup;
 use crate::network::Net;
@@ -123,7 +124,8 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     report.debug("ids are mapped and the network is there: the init builds the root");
     channel.send(&Message::Go);
     let process = &plan.process;
-    supervise::follow(&mut Container { process, channel, pid, pidfd, netup, cgroup, signals, status, report })
+    let overlay = plan.ephemeral.as_ref().map(|_| Server::new(plan));
+    supervise::follow(&mut Container { process, channel, pid, pidfd, overlay, netup, cgroup, signals, status, report })
 }
 
 /// `--die-with-parent`.

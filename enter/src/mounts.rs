@@ -10,8 +10,8 @@ use std::path::Path;
 use d_common::sys;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 /// Flags of a mount.
@@ -81,6 +81,11 @@ pub fn new_tmpfs_with(mode: u32, size: Option<u64>, more: &[(String, String)], f
 pub fn attach(mount: &OwnedFd, target: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, c"", target, c"", flags)?)
+}
+
+/// Takes off what [`attach`] has mounted; the mount lives as long as its handle does.
+pub fn detach(mount: &OwnedFd) -> io::Result<()> {
+    Ok(unmount(descriptor_path(mount.as_fd()), UnmountFlags::DETACH)?)
 }
 
 /// Makes an empty file `name` in `dir` and gives a handle of it: something to mount a file on.

@@ -52,6 +52,8 @@ pub struct Ephemeral {
     pub size: Option<u64>,
     /// A directory on disk, where the kernel's tmpfs cannot carry an overlay; else they go to memory.
     pub beside: Option<PathBuf>,
+    /// The kernel has no place at all for an overlay's changes: fuse-overlayfs keeps them in memory.
+    pub served: bool,
 }
 
 /// Which system call filter is installed.

@@ -17,13 +17,15 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
+use crate::channel::Channel;
 use crate::copy;
 use crate::directory::Filesystem;
+use crate::ephemeral;
 use crate::kept;
 use crate::listed;
-use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs, new_tmpfs_with, restrict, write_file};
+use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs_with, restrict, write_file};
 use crate::overlay;
-use crate::plan::{Ephemeral, Plan, Sysctl};
+use crate::plan::{Plan, Sysctl};
 use crate::special::{self, Devices, Found};
 use crate::volume::Mount;
 
@@ -43,7 +45,11 @@ enum Base {
     Overlay { layers: Vec<OwnedFd>, upper: OwnedFd, work: OwnedFd },
 }
 
-fn open_path(path: &Path) -> io::Result<OwnedFd> {
+/// A handle of a directory.
+///
+/// # Errors
+/// openat(2)'s.
+pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
 }
@@ -103,17 +109,18 @@ pub struct Built {
     pub warnings: Vec<String>,
 }
 
-/// Builds the root and pivots into it. `terminal` is called with the container's /dev once it is there.
+/// Builds the root and pivots into it. d-enter, at the other end of `channel`, serves what the kernel cannot; `terminal` is called with the container's /dev once it is there.
 ///
 /// # Errors
 /// [`Exit::Enter`], naming the mount that failed.
 pub fn build(
     plan: &Plan,
     sources: Sources,
+    channel: &Channel,
     terminal: impl FnOnce(&OwnedFd) -> Result<Option<OwnedFd>>,
 ) -> Result<Built> {
     let Sources { dir, base, devices, mounts } = sources;
-    let tree = base_mount(plan, base, &dir)?;
+    let tree = base_mount(plan, base, &dir, channel)?;
     attach(&tree, &dir)
         .or_exit(Exit::Enter, || format!("cannot mount the root filesystem on {}", plan.dir.display()))?;
     let root = Root::from_fd(tree);
@@ -143,30 +150,17 @@ pub fn build(
 }
 
 /// The mount of the root filesystem, detached.
-fn base_mount(plan: &Plan, base: Base, dir: &OwnedFd) -> Result<OwnedFd> {
-    let scratch = |ephemeral: &Ephemeral| match &ephemeral.beside {
-        Some(beside) => open_path(beside).or_exit(Exit::Enter, || format!("cannot open {}", beside.display())),
-        None => {
-            let flags = Flags { readonly: false, noexec: false, devices: false };
-            new_tmpfs(0o700, ephemeral.size, flags)
-                .and_then(|tmpfs| attach(&tmpfs, dir).map(|()| tmpfs))
-                .or_exit(Exit::Enter, || "cannot make a tmpfs for the changes")
-        }
-    };
+fn base_mount(plan: &Plan, base: Base, dir: &OwnedFd, channel: &Channel) -> Result<OwnedFd> {
     match (base, &plan.ephemeral) {
         (Base::Folder(tree), None) => Ok(tree),
-        (Base::Folder(tree), Some(ephemeral)) => {
-            // An overlay takes attached mounts only.
-            attach(&tree, dir).or_exit(Exit::Enter, || "cannot mount the root filesystem")?;
-            overlay::ephemeral(&[tree.as_fd()], &scratch(ephemeral)?)
-        }
+        (Base::Folder(tree), Some(changes)) => ephemeral::over_folder(&tree, changes, dir, channel),
         (Base::Overlay { layers, upper, work }, None) => {
             let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
-            overlay::mount(&layers, (upper.as_fd(), work.as_fd()))
+            overlay::mount(&layers, (upper.as_fd(), work.as_fd()), dir)
         }
-        (Base::Overlay { layers, upper, .. }, Some(ephemeral)) => {
+        (Base::Overlay { layers, upper, .. }, Some(changes)) => {
             let layers: Vec<_> = layers.iter().chain([&upper]).map(AsFd::as_fd).collect();
-            overlay::ephemeral(&layers, &scratch(ephemeral)?)
+            ephemeral::over_layers(&layers, changes, dir, channel)
         }
     }
 }

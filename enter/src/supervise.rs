@@ -17,6 +17,7 @@ use rustix::time::Timespec;
 use crate::attend::status_code;
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
+use crate::fuse::Server;
 use crate::netup::Netup;
 use crate::process::Process;
 use crate::status::Status;
@@ -37,6 +38,8 @@ pub struct Container<'a> {
     pub pid: Pid,
     /// A handle of it.
     pub pidfd: OwnedFd,
+    /// What serves its root filesystem, should it ask for that.
+    pub overlay: Option<Server<'a>>,
     /// The helper that connects its network.
     pub netup: Option<Netup>,
     /// Where its limits are.
@@ -305,8 +308,18 @@ impl Loop<'_, '_> {
                     self.take_terminal();
                 }
             }
+            Message::Overlay(reason) => {
+                if let (Some(server), Some(device)) = (&mut self.container.overlay, received.fd) {
+                    self.container.report.info(format!("{reason}: fuse-overlayfs takes its place"));
+                    self.failure = server.start(&self.container.pidfd, device, &reason).err();
+                }
+            }
             Message::Warning(text) => self.container.report.warn(text),
-            Message::Failed(code, text) => {
+            Message::Failed(code, _) if self.failure.is_some() => self.code = Some(code),
+            Message::Failed(code, mut text) => {
+                if let Some(words) = self.container.overlay.as_mut().and_then(Server::words) {
+                    text = format!("{text}: {words}");
+                }
                 let exit = [Exit::CannotExecute, Exit::CommandNotFound].into_iter().find(|e| *e as u8 == code);
                 self.failure = Some(failure(exit.unwrap_or(Exit::Enter), text));
                 self.code = Some(code);

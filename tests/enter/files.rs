@@ -1,11 +1,8 @@
-//! Mounts of the host's files, tmpfs, devices, read-only and ephemeral containers.
+//! Mounts of the host's files, tmpfs, devices, read-only containers.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-
-use d_tests::Cmd;
-use serde_json::json;
 
 use crate::place::{Place, under_both_maps};
 
@@ -237,70 +234,9 @@ fn a_read_only_root_has_scratch_space() {
     });
 }
 
-fn snapshot(dir: &Path) -> Cmd {
-    d_tests::run(["sh", "-c", "cd \"$0\" && find . -printf '%p %m %U %s %T@ %C@\\n' | sort"]).arg(dir)
-}
-
-#[test]
-fn an_ephemeral_container_writes_nothing_below_dir() {
-    under_both_maps(|place| {
-        place.write("data/f", "image");
-        // What a first run makes for good.
-        place.sh("-v kept:/kept", "echo kept >/kept/f").ok();
-        let before = snapshot(&place.dir()).ok().out();
-        let script = "echo changed >/data/f; rm /etc/group; mkdir /new; touch /new/x; chmod 700 /bin; mv /root /r2; \
-                      cat /kept/f; echo changed >/kept/f; touch /fresh/x; cat /data/f";
-        for options in ["--ephemeral", "--rm", "--ephemeral=64M"] {
-            let done = place.sh(&format!("{options} -v kept:/kept -v other:/fresh"), script).ok();
-            done.prints("kept\nchanged").silent();
-            assert_eq!(snapshot(&place.dir()).ok().out(), before, "{options}");
-        }
-        place.config(json!({"ephemeral": true, "Volumes": {"/kept": {}}}));
-        let before = snapshot(&place.dir()).ok().out();
-        place.sh("", "touch /x /kept/x").ok();
-        assert_eq!(snapshot(&place.dir()).ok().out(), before);
-    });
-}
-
-#[test]
-fn an_ephemeral_size_is_a_bound() {
-    under_both_maps(|place| {
-        let fill = "dd if=/dev/zero of=/big bs=1k count=8192 2>/dev/null && echo fits || echo full";
-        place.sh("--ephemeral=4M", fill).ok().prints("full");
-        place.sh("--ephemeral=32M", fill).ok().prints("fits");
-    });
-}
-
 #[test]
 fn the_image_can_be_changed_for_good_otherwise() {
     let place = Place::new("subid");
     place.sh("", "echo changed >/etc/issue; chown web /etc/issue").ok();
     place.sh("", "cat /etc/issue; stat -c %U /etc/issue").ok().prints("changed\nweb");
-}
-
-#[test]
-fn overlays_of_layers_keep_their_changes_in_upper() {
-    under_both_maps(|place| {
-        fs::rename(place.rootfs(""), place.scratch.join("lower")).expect("renamed");
-        place.scratch.write("lower/etc/shadow-", "");
-        place.scratch.write("second/etc/two", "two");
-        for dir in ["box/upper", "box/work", "box/rootfs"] {
-            fs::create_dir_all(place.scratch.join(dir)).expect("a folder");
-        }
-        let layers = format!("{0}/lower\n{0}/second\n", place.scratch.path().display());
-        place.scratch.write("box/layers", layers);
-        place.sh("", "cat /etc/two; echo new >/etc/new; rm /etc/shadow-").ok().prints("two");
-        assert!(place.scratch.join("box/upper/etc/new").exists());
-        assert!(place.scratch.join("lower/etc/shadow-").exists());
-        place.sh("", "cat /etc/new; [ ! -e /etc/shadow- ]").ok().prints("new");
-        place.sh("--ephemeral", "cat /etc/new; touch /gone").ok().prints("new");
-        assert!(!place.scratch.join("box/upper/gone").exists());
-        // The upper directory is one container's at a time.
-        let mut first = place.sh("", "echo up; sleep 30").spawn();
-        first.wait_out("up");
-        place.sh("", "true").fails(125).err_has("in use");
-        place.sh("--ephemeral", "true").ok();
-        first.signal(rustix::process::Signal::TERM);
-        first.wait(std::time::Duration::from_secs(5));
-    });
 }

@@ -54,6 +54,7 @@ fn decide(config: &Value, line: &str) -> Result<Plan> {
         owner: 1000,
         passwd: "root:x:0:0::/root:/bin/sh\n".into(),
         group: String::new(),
+        room_beside: true,
         has_apt: false,
     };
     let facts = Facts {
