@@ -117,7 +117,11 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     let _record = records.and_then(|dir| match Record::write(&dir, pid, filters) {
         Ok(record) => Some(record),
         Err(error) => {
-            report.info(format!("no record in {} for --join: {error}", dir.display()));
+            report.info(format!(
+                "no record in {} for --join: {}",
+                dir.display(),
+                d_common::report::chain(&error.into())
+            ));
             None
         }
     });

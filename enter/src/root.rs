@@ -12,6 +12,7 @@ use anyhow::Result;
 use d_common::beneath::{Make, Root};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
+use d_common::report::chain;
 use d_common::sys;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -241,13 +242,14 @@ fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
         };
         match bind() {
             Ok(()) => {}
+            // What the image or its owners do not allow is no reason not to start.
             Err(e)
                 if matches!(
-                    e.raw_os_error().map(Errno::from_raw_os_error),
-                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR)
+                    Errno::from_io_error(&e),
+                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR | Errno::OVERFLOW)
                 ) =>
             {
-                warnings.push(format!("{} is the image's own: {e}", path.display()));
+                warnings.push(format!("{} is the image's own: {}", path.display(), chain(&e.into())));
             }
             Err(e) => Err(e).or_exit(Exit::Enter, || format!("cannot bind a file on {}", path.display()))?,
         }
