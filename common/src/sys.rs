@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub use libc::{
@@ -26,7 +27,9 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 
 /// Whether this process has one thread only.
 pub fn single_threaded() -> bool {
-    fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() == 1)
+    // Its links are those of any directory, and one for each thread (fs/proc/base.c); a /proc of another make is counted.
+    fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3)
+        || fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() == 1)
 }
 
 fn require_single_thread(call: &str) -> io::Result<()> {

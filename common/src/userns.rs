@@ -23,11 +23,9 @@ use crate::sys::{self, Fork};
 
 /// Gathers what [`crate::idmap::decide`] needs to know.
 pub fn facts() -> Facts {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let wanted = CapabilitySet::SETUID | CapabilitySet::SETGID;
-    let privileged = capabilities(None).is_ok_and(|caps| caps.effective.contains(wanted));
+    let own = own_facts();
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let name = user_name(uid);
+    let (uid, name) = (own.uid, user_name(own.uid));
     let mut uid_ranges = parse_subids(&read("/etc/subuid"), name.as_deref(), uid);
     let mut gid_ranges = parse_subids(&read("/etc/subgid"), name.as_deref(), uid);
     if (uid_ranges.is_empty() || gid_ranges.is_empty())
@@ -37,16 +35,24 @@ pub fn facts() -> Facts {
         gid_ranges = getsubids(&["-g", name]);
     }
     Facts {
-        uid,
-        gid,
         uid_ranges,
         gid_ranges,
-        privileged,
         own_uids: parse_own_map(&read("/proc/self/uid_map")),
         own_gids: parse_own_map(&read("/proc/self/gid_map")),
-        groups_denied: read("/proc/self/setgroups").trim() == "deny",
-        borrowed: false,
         helpers_missing: helpers_missing(),
+        ..own
+    }
+}
+
+/// What a single map needs to know: nothing of subordinate ids and of who could write them.
+pub fn own_facts() -> Facts {
+    let wanted = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    Facts {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        privileged: capabilities(None).is_ok_and(|caps| caps.effective.contains(wanted)),
+        groups_denied: fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny"),
+        ..Facts::default()
     }
 }
 

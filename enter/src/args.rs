@@ -4,9 +4,10 @@
 //! mean is decided by [`crate::plan`].
 
 use std::ffi::{OsStr, OsString};
+use std::mem::ManuallyDrop;
 
 use anyhow::Result;
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser};
 use d_common::exit::Exit;
 use d_common::fail;
 use d_common::idmap::MapChoice;
@@ -276,7 +277,8 @@ impl Args {
         if argv.len() == 2 && argv[1] == "-h" {
             return Err(Outcome::Print(Self::command().render_help().to_string()));
         }
-        let args = Self::parse_argv(argv)?;
+        // Never torn down: the process ends before that would be of use.
+        let args = Self::parse_argv(&mut ManuallyDrop::new(Self::command()), argv)?;
         args.refuse_docker().map_err(|e| Outcome::Usage(e.to_string()))?;
         Ok(args)
     }
@@ -286,11 +288,11 @@ impl Args {
     /// # Errors
     /// clap's sentence.
     pub fn from_config(argv: Vec<OsString>) -> Result<Self, Outcome> {
-        Self::parse_argv([OsString::from("d-enter")].into_iter().chain(argv).collect())
+        Self::parse_argv(&mut Self::command(), [OsString::from("d-enter")].into_iter().chain(argv).collect())
     }
 
-    fn parse_argv(argv: Vec<OsString>) -> Result<Self, Outcome> {
-        let matches = Self::command().try_get_matches_from(argv).map_err(|e| Outcome::of(&e))?;
+    fn parse_argv(command: &mut Command, argv: Vec<OsString>) -> Result<Self, Outcome> {
+        let matches = command.try_get_matches_from_mut(argv).map_err(|e| Outcome::of(&e))?;
         let mut args = Self::from_arg_matches(&matches).map_err(|e| Outcome::of(&e))?;
         args.mounts = mount_args::in_order(&matches);
         if args.operands.get(1).is_some_and(|a| a == "--") && args.join.is_none() {

@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn root_has_dockers_set_and_others_none() {
         let root = Capabilities::decide(0, &[], &[]).unwrap();
-        // The figure that `docker run ... grep Cap /proc/self/status` shows.
+        // The figure that `docker run ... grep Cap /proc/self/status` shows; build.rs compiles the built-in filter for it.
         assert_eq!((root.bounding, root.effective, root.ambient), (0xa804_25fb, 0xa804_25fb, 0));
         let user = Capabilities::decide(33, &[], &[]).unwrap();
         assert_eq!((user.bounding, user.effective, user.ambient), (0xa804_25fb, 0, 0));

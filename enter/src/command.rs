@@ -1,6 +1,7 @@
 //! The last steps before the command: each forbids the one before it, so their order is fixed (DESIGN: identity is given up
 //! piece by piece, the system call filters come last).
 
+use std::borrow::Cow;
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
@@ -23,15 +24,15 @@ use crate::init::Start;
 use crate::plan::{Plan, Seccomp};
 use crate::process::{Groups, Process};
 use crate::program;
-use crate::seccomp::{Profile, fakeroot};
+use crate::seccomp::{self, Filter, Profile};
 
 /// The system call filters of the command.
 #[derive(Debug, Clone, Default)]
 pub struct Filters {
     /// The profile; it is installed while there are capabilities, or after no_new_privs.
-    pub base: Vec<BpfInstruction>,
+    pub base: Filter,
     /// Root emulation: last of all, since its zero answers would fool our own calls.
-    pub fakeroot: Vec<BpfInstruction>,
+    pub fakeroot: Filter,
 }
 
 impl Filters {
@@ -40,21 +41,29 @@ impl Filters {
     /// # Errors
     /// [`Exit::Enter`] for a profile that cannot be read or understood.
     pub fn build(plan: &Plan) -> Result<Self> {
-        let base = match profile(&plan.seccomp)? {
-            Some(profile) => profile.compile(plan.process.capabilities.bounding, kernel_version())?,
-            None => Vec::new(),
+        let bounding = plan.process.capabilities.bounding;
+        let base = match &plan.seccomp {
+            Seccomp::Default => builtin(bounding)?,
+            other => match profile(other)? {
+                Some(profile) => Cow::Owned(profile.compile(bounding, kernel_version())?),
+                None => Cow::default(),
+            },
         };
-        Ok(Self { base, fakeroot: if plan.fakeroot { fakeroot::filter()? } else { Vec::new() } })
+        let fakeroot = if plan.fakeroot { seccomp::fakeroot()? } else { Cow::default() };
+        Ok(Self { base, fakeroot })
     }
 
     /// The built-in profile for a command with this bounding set.
     ///
     /// # Errors
-    /// None in practice.
+    /// [`Exit::Enter`] on a machine that it is not for.
     pub fn builtin(bounding: u64) -> Result<Self> {
-        let profile = Profile::builtin().or_exit(Exit::Enter, || "cannot use the built-in seccomp profile")?;
-        Ok(Self { base: profile.compile(bounding, kernel_version())?, fakeroot: Vec::new() })
+        Ok(Self { base: builtin(bounding)?, fakeroot: Cow::default() })
     }
+}
+
+fn builtin(bounding: u64) -> Result<Filter> {
+    seccomp::builtin(bounding).or_exit(Exit::Enter, || "cannot use the built-in seccomp profile")
 }
 
 /// The profile that a plan names; `None` for none.

@@ -132,6 +132,9 @@ fn names(key: &str, value: &Value) -> Result<Vec<String>> {
 }
 
 fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
+    if let Some(args) = usual(keys) {
+        return Ok(args);
+    }
     let command = Args::command();
     let mut argv = Vec::new();
     for (key, value) in keys.iter().filter(|(_, v)| !v.is_null()) {
@@ -158,6 +161,17 @@ fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
             d_common::exit::failure(Exit::Enter, format!("config.json: {line}"))
         }
     })
+}
+
+/// The options of a directory that nobody has edited, which need no parser: no key in lower case, or the one that d-unpack writes.
+fn usual(keys: &Map<String, Value>) -> Option<Args> {
+    let mut options = keys.iter().filter(|(key, _)| key.starts_with(|c: char| c.is_ascii_lowercase()));
+    let map = match (options.next(), options.next()) {
+        (None, _) => None,
+        (Some((key, Value::String(map))), None) if key == "map" => Some(map.parse().ok()?),
+        _ => return None,
+    };
+    Some(Args { map, ..Args::default() })
 }
 
 /// An option of one value, as one argument; the switches that also have values take true and false.

@@ -89,13 +89,13 @@ impl Directory {
             None if is_root(&absolute) => Filesystem::Folder(absolute.clone()),
             None => fail!(Exit::Enter, "cannot enter {shown}: it has neither a config.json nor bin or usr"),
         };
-        let read = |file: &str| read_inside(&filesystem, file);
+        let roots = roots(&filesystem);
         Ok(Self {
             owner: meta.uid(),
-            passwd: read("etc/passwd"),
-            group: read("etc/group"),
+            passwd: read_inside(&roots, "etc/passwd"),
+            group: read_inside(&roots, "etc/group"),
             room_beside: absolute.parent().is_some_and(|p| rustix::fs::access(p, Access::WRITE_OK).is_ok()),
-            has_apt: find(&filesystem, "etc/apt").is_some(),
+            has_apt: find(&roots, "etc/apt").is_some(),
             config: config.unwrap_or_default(),
             filesystem,
             path: absolute,
@@ -126,23 +126,26 @@ fn filesystem(dir: &Path) -> Result<Filesystem> {
     Ok(Filesystem::Overlay { layers, upper: dir.join(container::UPPER), work: dir.join(container::WORK) })
 }
 
-/// The topmost directory of the filesystem that has `path`: the upper one first.
-fn find(filesystem: &Filesystem, path: &str) -> Option<Root> {
-    let candidates: Vec<&PathBuf> = match filesystem {
+/// The directories that make the filesystem, the topmost first.
+fn roots(filesystem: &Filesystem) -> Vec<Root> {
+    let dirs: Vec<&PathBuf> = match filesystem {
         Filesystem::Folder(folder) => vec![folder],
         Filesystem::Overlay { layers, upper, .. } => [upper].into_iter().chain(layers.iter().rev()).collect(),
     };
-    let has = |dir: &&PathBuf| Root::open(dir).is_ok_and(|root| root.handle(Path::new(path), Link::Follow).is_ok());
-    candidates.into_iter().find(has).and_then(|dir| Root::open(dir).ok())
+    dirs.into_iter().filter_map(|dir| Root::open(dir).ok()).collect()
+}
+
+/// The topmost directory that has `path`.
+fn find<'a>(roots: &'a [Root], path: &str) -> Option<&'a Root> {
+    roots.iter().find(|root| root.handle(Path::new(path), Link::Follow).is_ok())
 }
 
 /// The text of a file of the image; empty where there is none or it is not for us to read.
-fn read_inside(filesystem: &Filesystem, path: &str) -> String {
+fn read_inside(roots: &[Root], path: &str) -> String {
     // O_NONBLOCK: the image may have put a FIFO there.
-    let open =
-        |root: Root| root.open_at(Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty(), Link::Follow);
+    let open = |root: &Root| root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty(), Link::Follow);
     let mut bytes = Vec::new();
-    if let Some(Ok(fd)) = find(filesystem, path).map(open) {
+    if let Some(Ok(fd)) = find(roots, path).map(open) {
         let file = File::from(fd);
         if file.metadata().is_ok_and(|m| m.is_file()) {
             let _ = file.take(MAX_PASSWD).read_to_end(&mut bytes);

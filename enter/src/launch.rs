@@ -113,7 +113,9 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         }
         status.ports(&netup.forwards);
     }
-    // Kept to the end.
+    report.debug("ids are mapped and the network is there: the init builds the root");
+    channel.send(&Message::Go);
+    // Kept to the end; written while the init works, long before anybody can join.
     let _record = records.and_then(|dir| match Record::write(&dir, pid, filters) {
         Ok(record) => Some(record),
         Err(error) => {
@@ -125,8 +127,6 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
             None
         }
     });
-    report.debug("ids are mapped and the network is there: the init builds the root");
-    channel.send(&Message::Go);
     let process = &plan.process;
     let overlay = plan.ephemeral.as_ref().map(|_| Server::new(plan));
     supervise::follow(&mut Container { process, channel, pid, pidfd, overlay, netup, cgroup, signals, status, report })

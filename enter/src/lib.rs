@@ -65,7 +65,7 @@ use anyhow::Result;
 use clap::CommandFactory;
 use d_common::exit::{Exit, exit_of};
 use d_common::fail;
-use d_common::idmap::Facts;
+use d_common::idmap::{Facts, MapChoice};
 use d_common::report::Report;
 use d_common::userns;
 
@@ -114,6 +114,8 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
 fn facts(args: &Args, directory: &Directory, caller: &Caller) -> Result<Facts> {
     match Plan::network(args, directory, caller)? {
         Net::Ns(path) => netns::enter(&path),
+        // What is recorded binds, and this one asks for nothing else.
+        _ if directory.config.options.map == Some(MapChoice::Single) => Ok(userns::own_facts()),
         _ => Ok(userns::facts()),
     }
 }

@@ -9,7 +9,9 @@ pub(crate) mod abi;
 mod assembler;
 mod builtin;
 mod condition;
-pub mod fakeroot;
+// For build.rs; the program has only what it made.
+#[cfg(test)]
+mod fakeroot;
 #[cfg(test)]
 mod interpreter;
 mod json;
@@ -20,9 +22,37 @@ mod profile;
 #[cfg(test)]
 mod tests;
 
+mod compiled {
+    //! The filters that nearly every container has, as `build.rs` compiled them.
+    include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+}
+
+use std::borrow::Cow;
+
+use anyhow::{Context, Result};
+use d_common::sys::BpfInstruction;
+
 pub use profile::Profile;
 
-/// SECCOMP_RET_ALLOW: the call runs.
-const RET_ALLOW: u32 = 0x7fff_0000;
-/// SECCOMP_RET_ERRNO: the call ends at once with the errno in the lower 16 bits.
-const RET_ERRNO: u32 = 0x0005_0000;
+/// A program for the kernel.
+pub type Filter = Cow<'static, [BpfInstruction]>;
+
+/// The built-in profile's filter for a command with this bounding set.
+///
+/// # Errors
+/// On a machine whose system call numbers are not known here.
+pub fn builtin(bounding: u64) -> Result<Filter> {
+    match compiled::BUILTIN {
+        Some(program) if bounding == builtin::USUAL_BOUNDING_SET => Ok(Cow::Borrowed(program)),
+        // Its rules are the same for all kernels.
+        _ => Profile::builtin()?.compile(bounding, (0, 0)).map(Cow::Owned),
+    }
+}
+
+/// The filter of root emulation.
+///
+/// # Errors
+/// On a machine whose system call numbers are not known here.
+pub fn fakeroot() -> Result<Filter> {
+    compiled::FAKEROOT.map(Cow::Borrowed).context("--fakeroot has a filter for x86_64 and aarch64 only")
+}

@@ -72,7 +72,12 @@ impl Machine {
 
     /// The one this program was built for; `None` where no filter can be made for lack of numbers.
     pub(crate) fn host() -> Option<&'static Self> {
-        match std::env::consts::ARCH {
+        Self::of(std::env::consts::ARCH)
+    }
+
+    /// The one that Rust calls `arch`.
+    pub(crate) fn of(arch: &str) -> Option<&'static Self> {
+        match arch {
             "x86_64" => Some(&Self::X86_64),
             "aarch64" => Some(&Self::AARCH64),
             _ => None,

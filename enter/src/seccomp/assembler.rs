@@ -5,12 +5,17 @@
 //! distance of a conditional jump has 8 bits; to what is farther it goes through a copy (of a return) or a `BPF_JA` nearby.
 
 use anyhow::{Result, bail};
-use d_common::sys::BpfInstruction;
 
+use super::BpfInstruction;
 use super::abi::Abi;
 
 /// The kernel's limit on a program (BPF_MAXINSNS).
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
+
+/// SECCOMP_RET_ALLOW: the call runs.
+pub(super) const RET_ALLOW: u32 = 0x7fff_0000;
+/// SECCOMP_RET_ERRNO: the call ends at once with the errno in the lower 16 bits.
+pub(super) const RET_ERRNO: u32 = 0x0005_0000;
 
 /// Offset of the call's number in `seccomp_data`.
 const NUMBER: u32 = 0;

@@ -26,6 +26,9 @@ mod capability {
     pub(super) const AUDIT_WRITE: u64 = 1 << 29;
 }
 
+/// Docker's default capabilities: the bounding set that this profile is compiled for when the program is built.
+pub(super) const USUAL_BOUNDING_SET: u64 = 0xa804_25fb;
+
 const EPERM: Action = Action::Errno(1);
 const EINVAL: Action = Action::Errno(22);
 const ENOSYS: Action = Action::Errno(38);

@@ -11,12 +11,11 @@
 //! - chmod(2), utimensat(2), unlink(2), chroot(2): every file is the user's own, so they work for real.
 //! - umask(2), mount(2), sethostname(2) and all else that changes more than ids: a success without effect would mislead.
 
-use anyhow::{Context, Result};
-use d_common::sys::BpfInstruction;
+use anyhow::Result;
 
 use super::abi::{Abi, Machine};
-use super::assembler::{Assembler, Label, Test, argument_low};
-use super::{RET_ALLOW, RET_ERRNO, numbers};
+use super::assembler::{Assembler, Label, RET_ALLOW, RET_ERRNO, Test, argument_low};
+use super::{BpfInstruction, numbers};
 
 /// Answered with 0 whatever the arguments, under each ABI that has them. `...32` are the calls of i386 and arm with 32-bit
 /// ids, where the plain names take 16-bit ones.
@@ -51,16 +50,8 @@ const FAKED: [&[&str]; 4] = [
 /// Answered with 0 if they would make a device; the index of their mode argument, which the device number follows.
 const MAKE_NODE: [(&str, u8); 2] = [("mknod", 1), ("mknodat", 2)];
 
-/// The filter for this machine.
-///
-/// # Errors
-/// On a machine whose system call numbers are not known here.
-pub fn filter() -> Result<Vec<BpfInstruction>> {
-    let machine = Machine::host().context("--fakeroot has a filter for x86_64 and aarch64 only")?;
-    filter_for(machine)
-}
-
-fn filter_for(machine: &Machine) -> Result<Vec<BpfInstruction>> {
+/// The filter for a machine.
+pub(super) fn filter_for(machine: &Machine) -> Result<Vec<BpfInstruction>> {
     let mut asm = Assembler::default();
     let allow = asm.ret(RET_ALLOW);
     let succeed = asm.ret(RET_ERRNO);

@@ -1,7 +1,6 @@
 //! Classic BPF as the kernel runs it on `seccomp_data`, for tests: what does this filter answer to that call?
 
-use d_common::sys::BpfInstruction;
-
+use super::BpfInstruction;
 use super::abi::Abi;
 
 /// A system call as a filter sees it.

@@ -7,11 +7,10 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, bail};
-use d_common::sys::BpfInstruction;
 
 use super::abi::Abi;
-use super::assembler::{Assembler, Label, MAX_INSTRUCTIONS};
-use super::{RET_ALLOW, RET_ERRNO, condition, multiplexed, numbers};
+use super::assembler::{Assembler, Label, MAX_INSTRUCTIONS, RET_ALLOW, RET_ERRNO};
+use super::{BpfInstruction, condition, multiplexed, numbers};
 
 /// What happens to a call (seccomp(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::BpfInstruction;
 use super::abi::{Abi, Machine};
 use super::interpreter::{Call, run};
 use super::numbers::{self, SYSCALLS};
@@ -178,6 +179,16 @@ fn a_profile_with_everything() {
 }
 
 /// Every comparison and action goes out and comes back.
+#[test]
+fn what_the_build_compiled_is_the_profile() {
+    let machine = Machine::host().unwrap();
+    let words = |program: &[BpfInstruction]| program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect::<Vec<_>>();
+    let compiled = super::builtin(KEPT[0]).unwrap();
+    assert!(matches!(compiled, std::borrow::Cow::Borrowed(_)));
+    assert_eq!(words(&compiled), words(&Profile::builtin_for(machine).compile(KEPT[0], KERNEL).unwrap()));
+    assert_eq!(words(&super::fakeroot().unwrap()), words(&super::fakeroot::filter_for(machine).unwrap()));
+}
+
 #[test]
 fn the_oci_form_makes_the_same_filter() {
     let compile = |profile: &Profile| -> Vec<(u16, u8, u8, u32)> {
