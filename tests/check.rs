@@ -1,6 +1,6 @@
 //! `d-enter --check`: the machine of the tests can do everything that is needed, and what is taken away is named.
 
-use d_tests::{Done, Scratch, is_root, run};
+use d_tests::{Done, Scratch, have, is_root, run, skip};
 use serde_json::Value;
 
 /// The row of a name.
@@ -62,4 +62,31 @@ fn a_limit_of_no_user_namespaces_is_recognised() {
     assert!(sysctl["ok"] == false && sysctl["remedy"].as_str().is_some_and(|r| r.contains("sysctl")), "{sysctl}");
     let user = row(&done, "user-namespace");
     assert!(user["found"].as_str().is_some_and(|cause| cause.contains("max_user_namespaces")), "{user}");
+}
+
+/// The AppArmor profiles, as they were when the tests were built.
+const PROFILES: [(&str, &str); 3] = [
+    ("d-unpack", include_str!("../unpack/apparmor/d-unpack")),
+    ("d-enter", include_str!("../enter/apparmor/d-enter")),
+    ("d-netup", include_str!("../netup/apparmor/d-netup")),
+];
+
+/// Parsed, not loaded: that needs a kernel with AppArmor, and root. Before version 4 the parser knows neither the rule `userns`
+/// nor its abi; there the rest is parsed, by what Debian 12 has.
+#[test]
+fn the_apparmor_profiles_are_understood() {
+    if !have("apparmor_parser") {
+        return skip("no apparmor_parser");
+    }
+    let old = run(["apparmor_parser", "--version"]).ok().out().contains("version 3.");
+    let scratch = Scratch::new();
+    for (tool, text) in PROFILES {
+        assert!(text.lines().any(|line| line.trim() == "userns,"), "{tool}: lifts the restriction");
+        assert!(text.contains(&format!("profile {tool} /usr/{{,local/}}bin/{tool} flags=(unconfined)")), "{tool}");
+        let known = if old { text.replace("abi/4.0", "abi/3.0").replace("userns,", "") } else { text.to_owned() };
+        let profile = scratch.write(tool, known);
+        run(["apparmor_parser", "--skip-kernel-load", "--skip-cache"]).arg(profile).ok();
+        let broken = scratch.write(tool, text.replace("flags=", "flag="));
+        run(["apparmor_parser", "--skip-kernel-load", "--skip-cache"]).arg(broken).code(1);
+    }
 }

@@ -108,3 +108,17 @@ fn a_root_filesystem_without_etc_will_do() {
         place.sh("", "id -u; echo $HOME; cat /etc/hostname").ok().prints("0\n/\nbox");
     });
 }
+
+/// And the host's can be mounted over it, even where it is a link.
+#[test]
+fn the_time_zone_is_the_images() {
+    under_both_maps(|place| {
+        place.write("usr/share/zone", "the image's");
+        std::os::unix::fs::symlink("../usr/share/zone", place.rootfs("etc/localtime")).expect("a link");
+        let show = "cat /etc/localtime";
+        place.sh("", show).env("TZ", "XYZ-3").ok().prints("the image's");
+        place.scratch.write("zone", "the host's");
+        place.sh("-v ./zone:/etc/localtime:ro", show).ok().prints("the host's");
+        assert_eq!(std::fs::read_to_string(place.rootfs("usr/share/zone")).unwrap(), "the image's");
+    });
+}

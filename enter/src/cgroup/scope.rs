@@ -90,7 +90,8 @@ fn properties(pid: Pid, limits: &Limits, out_of_memory: Option<&str>) -> Vec<Str
 
 /// Whether the unit's cgroup has been left to its processes (systemd.resource-control(5), "Delegate=").
 pub(super) fn is_delegated(unit: &str) -> bool {
-    let output = client("systemctl").args(["show", "--property=Delegate", "--value", unit]).output();
+    let mut command = client("systemctl");
+    let output = within_patience(command.args(["show", "--property=Delegate", "--value", unit]));
     output.is_ok_and(|o| o.stdout.trim_ascii() == b"yes")
 }
 
@@ -125,9 +126,9 @@ fn call(method: &[&str], arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What a program says, killed when it takes too long: signals are blocked meanwhile, so nobody could end a wait without bound.
+/// What a program says (a line or two, less than a pipe holds), killed when it takes too long: signals are blocked meanwhile, so nobody could end a wait without bound.
 fn within_patience(command: &mut Command) -> io::Result<Output> {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {
