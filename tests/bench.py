@@ -36,6 +36,8 @@ class Case:
     # A figure in seconds that nothing can beat by much, where there is one.
     limit: object = None
     where: str = "tmpfs"
+    # The seconds are those that the command prints, not its own.
+    printed: bool = False
 
 
 def layers(image):
@@ -91,6 +93,14 @@ def cases(registry, work):
     yield Case("start, --net user", f"exec d-enter --map subid -n {box} /bin/true",
                {"podman run": f"exec {kept} run --rm --network=slirp4netns {registry}/small:latest /bin/true"},
                {"podman run": (0.15, 0.08)}, runs=20)
+    network = f"exec python3 {BENCH}/bench_network.py"
+    for ours, peer in (("d-netup", "slirp4netns"), ("d-netup-pasta", "pasta")):
+        for way in ("out", "in"):
+            yield Case(f"netup-throughput {way}, {peer}", f"{network} {way} {ours}", {peer: f"{network} {way} {peer}"},
+                       {peer: (1.05, 1.0)}, runs=15, printed=True)
+        yield Case(f"netup-ready, {peer}", f"{network} ready {ours}", {peer: f"{network} ready {peer}"}, runs=50, printed=True)
+    yield Case("netup-builtin", f"{network} forward d-netup",
+               {peer: f"{network} forward {peer}" for peer in ("slirp4netns", "rootlesskit", "socat")}, runs=15, printed=True)
 
 
 def floor():
@@ -130,8 +140,9 @@ def remove(folder):
         subprocess.run(["unshare", "--map-auto", "--map-root-user", "rm", "-rf", folder], check=True)
 
 
-def once(command, where, number, memory=False):
-    """Runs a shell command; its seconds, or with `memory` the peak of its largest process in MB. None: it failed."""
+def once(command, where, number, memory=False, printed=False):
+    """Runs a shell command; its seconds, or with `memory` the peak of its largest process in MB, or what it has `printed`.
+    None: it failed."""
     with fresh(where) as new:
         command = command.replace("{new}", new).replace("{n}", str(number))
         # What is measured in milliseconds is run without a shell.
@@ -140,11 +151,13 @@ def once(command, where, number, memory=False):
         if memory:
             argv = ["/usr/bin/time", "-o", report, "-f", "%M", *argv]
         start = time.perf_counter()
-        done = subprocess.run(argv, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(argv, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
         took = time.perf_counter() - start
         if done.returncode != 0:
             print(f"bench: {command}: status {done.returncode}: {done.stderr.decode(errors='replace')[-400:]}", file=sys.stderr)
             return None
+        if printed:
+            return float(done.stdout)
         if not memory:
             return took
         with open(report) as file:
@@ -155,19 +168,19 @@ def measure(case, runs):
     """The row of a case: medians in seconds, ratios, peaks in MB."""
     commands = {"ours": case.ours, **case.peers}
     times = {who: [] for who in commands}
-    once_each = {who: once(command, case.where, f"m-{os.getpid()}", memory=True) for who, command in commands.items()}
-    working = [who for who, peak in once_each.items() if peak is not None]
+    first = {who: once(command, case.where, f"m-{os.getpid()}", not case.printed, case.printed) for who, command in commands.items()}
+    working = [who for who, figure in first.items() if figure is not None]
     for run in range(runs):
         # Interleaved, and in turning order, so that a slow minute of the machine or a warm cache favours nobody.
         turn = run % len(working) if working else 0
         for who in working[turn:] + working[:turn]:
-            took = once(commands[who], case.where, f"{run}-{os.getpid()}")
+            took = once(commands[who], case.where, f"{run}-{os.getpid()}", printed=case.printed)
             if took is not None:
                 times[who].append(took)
     medians = {who: statistics.median(taken) for who, taken in times.items() if taken}
     ours = medians.get("ours")
     return {
-        "case": case.name, "runs": runs, "seconds": medians, "peak_mb": once_each,
+        "case": case.name, "runs": runs, "seconds": medians, "peak_mb": dict.fromkeys(first) if case.printed else first,
         "ratio": {peer: ours / medians[peer] for peer in case.peers if ours and peer in medians},
         "targets": case.targets, "limit_seconds": case.limit() if case.limit else None,
     }
