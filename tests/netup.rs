@@ -12,6 +12,8 @@ mod forwards;
 mod lifetime;
 #[path = "netup/network.rs"]
 mod network;
+#[path = "netup/podman.rs"]
+mod podman;
 
 use std::ffi::OsStr;
 use std::net::{TcpStream, UdpSocket};
