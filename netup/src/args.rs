@@ -18,7 +18,7 @@ use crate::network::Cidr;
 #[derive(Parser, Debug)]
 #[command(name = "d-netup", version, max_term_width = 100, infer_long_args = false)]
 #[command(override_usage = "d-netup [OPTIONS] PID\n       d-netup [OPTIONS] -- CMD [ARG...]\n       \
-    d-netup --list [--json] PID\n       d-netup --add SPEC... PID\n       d-netup --remove ID... PID\n       \
+    d-netup --list [--json] PID\n       d-netup --add SPEC PID\n       d-netup --remove ID PID\n       \
     d-netup --check [--json]")]
 pub struct Args {
     /// A process in the network namespace to connect

@@ -1,10 +1,14 @@
 //! The program that moves the packets: which one, and where it is.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit, failure};
+use d_common::fail;
 use d_common::report::Report;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::args::{BackendChoice, Forwarder};
 use crate::gate::{Gate, Inside};
@@ -56,6 +60,7 @@ impl Backend {
         report: &Report,
     ) -> Result<(Helper, Option<slirp::Api>)> {
         crate::tun::check()?;
+        session.network.outbound.as_deref().map_or(Ok(()), check_outbound)?;
         match self {
             Self::Slirp4netns(program) => {
                 report.info(format_args!("the backend is {}", program.display()));
@@ -71,4 +76,14 @@ impl Backend {
             }
         }
     }
+}
+
+/// pasta takes any name for an interface and uses it or not; slirp4netns's refusal has no code of its own.
+fn check_outbound(outbound: &str) -> Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .or_exit(Exit::Io, || "cannot make a socket")?;
+    if outbound.parse::<IpAddr>().is_err() && name_to_index(&socket, outbound).is_err() {
+        fail!(Exit::Usage, "--outbound-addr {outbound:?}: neither an address nor an interface of this host");
+    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! `--background`: a fork at the start, while there is one thread and nothing is open; the child becomes the supervisor, the
-//! parent waits until the network is up, or passes on that it never will be.
+//! `--background`: a fork at the start, while there is one thread and nothing of our own is open; the child becomes the
+//! supervisor, the parent waits until the network is up, or passes on that it never will be.
 
 use std::os::fd::OwnedFd;
 

@@ -16,7 +16,7 @@ use crate::backend::Backend;
 use crate::background::{self, Detach, Side};
 use crate::command::Command;
 use crate::control::Control;
-use crate::events::Events;
+use crate::events::{Events, Token};
 use crate::forwards::{Entry, Forwards};
 use crate::gate::Gate;
 use crate::plan::{Network, Session};
@@ -32,12 +32,12 @@ use crate::target::{self, Target};
 /// # Errors
 /// What failed, with its exit code.
 pub fn connect(pid: Pid, session: &Session, background: bool, report: &Report) -> Result<u8> {
+    let fds = Descriptors::take(session)?;
     let detach = match background.then(background::fork).transpose()? {
         Some(Side::Caller(code)) => return Ok(code),
         Some(Side::Supervisor(detach)) => Some(detach),
         None => None,
     };
-    let fds = Descriptors::take(session)?;
     let target = target::find(pid, report)?;
     let (supervisor, chosen) = bring_up(&target, session, report)?;
     let signals = Signals::catch(Purpose::End)?;
@@ -92,7 +92,7 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    /// Takes them over.
+    /// Takes them over, before a descriptor of our own can have one of their numbers.
     fn take(session: &Session) -> Result<Self> {
         let take = |option: &str, number: Option<i32>| -> Result<Option<File>> {
             let Some(number) = number else { return Ok(None) };
@@ -100,7 +100,14 @@ impl Descriptors {
                 .or_exit(Exit::Usage, || format!("{option} {number}: not an open descriptor"))?;
             Ok(Some(fd.into()))
         };
-        Ok(Self { ready: take("--ready-fd", session.ready_fd)?, exit: take("--exit-fd", session.exit_fd)? })
+        let fds = Self { ready: take("--ready-fd", session.ready_fd)?, exit: take("--exit-fd", session.exit_fd)? };
+        // A file has no other end that could be closed; epoll knows (epoll_ctl(2), EPERM).
+        if let (Some(fd), Some(number)) = (&fds.exit, session.exit_fd) {
+            let probe = Events::new().or_exit(Exit::Io, || "cannot make an epoll instance")?;
+            let watched = probe.watch(fd.as_fd(), Token::ExitFd);
+            watched.or_exit(Exit::Usage, || format!("--exit-fd {number}: neither a pipe nor a socket"))?;
+        }
+        Ok(fds)
     }
 }
 

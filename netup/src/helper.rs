@@ -183,7 +183,9 @@ impl Helper {
     }
 
     fn failed(&self, how: &str) -> anyhow::Error {
-        let last = self.heard.lines().rev().map(str::trim).find(|l| !l.is_empty() && !l.starts_with("WARNING"));
+        // slirp4netns's errors may lack their line's end, and its warning about seccomp follows them.
+        let last =
+            self.heard.lines().rev().filter_map(|l| l.split("WARNING").next()).map(str::trim).find(|l| !l.is_empty());
         let words = last.map(|l| format!(": {l}")).unwrap_or_default();
         failure(Exit::Unavailable, format!("{} {how}{words}", self.name))
     }

@@ -100,6 +100,16 @@ fn an_exit_descriptor_ends_it() {
     let script = format!("sleep 1 | d-netup --exit-fd 0 {}; echo $?", ns.pid());
     ns.scratch.sh(&script).env("XDG_RUNTIME_DIR", ns.scratch.path()).ok().prints("0");
     ns.netup(["--exit-fd", "77", &ns.pid()]).fails(64).err_has("--exit-fd 77: not an open descriptor");
+    ns.netup(["--exit-fd", "0", &ns.pid()]).fails(64).err_has("--exit-fd 0: neither a pipe nor a socket");
+}
+
+#[test]
+fn descriptors_that_are_not_open_are_refused_in_the_background_too() {
+    let ns = Namespace::new();
+    for fd in 3..8 {
+        let words = format!("--ready-fd {fd}: not an open descriptor");
+        ns.netup(["--background", "--ready-fd", &fd.to_string(), &ns.pid()]).fails(64).prints("").err_has(&words);
+    }
 }
 
 #[test]

@@ -137,3 +137,15 @@ fn an_outbound_address_is_passed_on() {
     let argv = std::fs::read_to_string(format!("/proc/{slirp}/cmdline")).unwrap();
     assert!(argv.contains("--outbound-addr=127.0.0.1"), "{argv}");
 }
+
+#[test]
+fn an_outbound_interface_that_is_not_there_is_refused() {
+    let ns = Namespace::new();
+    for backend in ["slirp4netns", "pasta"] {
+        if !have(backend) {
+            return skip("no pasta");
+        }
+        let done = ns.netup(["--backend", backend, "--outbound-addr", "nowhere0", &ns.pid()]).fails(64);
+        done.err_has("--outbound-addr \"nowhere0\": neither an address nor an interface of this host");
+    }
+}
