@@ -11,7 +11,7 @@ use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -81,16 +81,14 @@ impl Trust {
     pub fn client_config(&self) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
         let (authorities, identity) = read_folders(&self.folders)?;
-        let verifier: Arc<dyn ServerCertVerifier> = if self.insecure {
-            Arc::new(Anyone(provider.clone()))
-        } else {
-            Arc::new(Verifier::new(provider.clone(), authorities)?)
-        };
+        let algorithms = provider.signature_verification_algorithms;
+        let belief =
+            if self.insecure { Belief::Anyone } else { Belief::in_authorities(provider.clone(), authorities)? };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .or_exit(Exit::Unavailable, || "cannot set up TLS")?
             .dangerous()
-            .with_custom_certificate_verifier(verifier);
+            .with_custom_certificate_verifier(Arc::new(Verifier { belief, algorithms }));
         match identity {
             Some((certificates, key)) => builder
                 .with_client_auth_cert(certificates, key)
@@ -163,20 +161,30 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// The usual verification, and one exception that all other clients of registries make: a server's certificate that is
-/// itself one of the trusted ones is good, though it calls itself an authority (`openssl req -x509` makes such).
+/// Checks a server's certificate as its [`Belief`] says, and the handshake's signatures always.
 #[derive(Debug)]
 struct Verifier {
-    usual: Arc<WebPkiServerVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
+    belief: Belief,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Verifier {
-    fn new(provider: Arc<CryptoProvider>, authorities: Vec<CertificateDer<'static>>) -> Result<Self> {
+/// Whose certificate is good.
+#[derive(Debug)]
+enum Belief {
+    /// Anyone's: `--insecure`.
+    Anyone,
+    /// One that an authority vouches for; and, as for all other clients of registries, one that is itself among the trusted
+    /// ones, though it calls itself an authority (`openssl req -x509` makes such).
+    Trusted { usual: Arc<WebPkiServerVerifier>, certificates: Vec<CertificateDer<'static>> },
+}
+
+impl Belief {
+    /// In the system's authorities, and in these.
+    fn in_authorities(provider: Arc<CryptoProvider>, more: Vec<CertificateDer<'static>>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        let mut trusted = authorities;
-        trusted.extend(system_roots().iter().cloned());
-        roots.add_parsable_certificates(trusted.iter().cloned());
+        let mut certificates = more;
+        certificates.extend(system_roots().iter().cloned());
+        roots.add_parsable_certificates(certificates.iter().cloned());
         if roots.is_empty() {
             fail!(
                 Exit::Unavailable,
@@ -186,7 +194,7 @@ impl Verifier {
         let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .or_exit(Exit::Data, || "cannot use the certificate authorities")?;
-        Ok(Self { usual, trusted })
+        Ok(Self::Trusted { usual, certificates })
     }
 }
 
@@ -199,9 +207,10 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.usual.verify_server_cert(certificate, chain, name, ocsp, now) {
+        let Belief::Trusted { usual, certificates } = &self.belief else { return Ok(ServerCertVerified::assertion()) };
+        match usual.verify_server_cert(certificate, chain, name, ocsp, now) {
             // webpki looks at the dates before it looks at this.
-            Err(error) if is_authority(&error) && self.trusted.iter().any(|t| t == certificate) => {
+            Err(error) if is_authority(&error) && certificates.iter().any(|t| t == certificate) => {
                 rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -215,7 +224,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -224,64 +233,15 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
 fn is_authority(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
     matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
-}
-
-/// `--insecure`: any certificate; the handshake's signatures are still checked.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
