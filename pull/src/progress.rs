@@ -39,15 +39,16 @@ pub enum Progress {
 }
 
 impl Progress {
-    /// What `mode` means here; `quiet` silences all but an explicit wish.
+    /// What `mode` means here; `quiet` silences all.
     pub fn new(mode: Mode, quiet: bool) -> Self {
         match mode {
-            Mode::Auto if !quiet && io::stderr().is_terminal() => {
+            _ if quiet => Self::None,
+            Mode::Auto if io::stderr().is_terminal() => {
                 Self::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
             }
-            Mode::Plain if !quiet => Self::Plain,
+            Mode::Plain => Self::Plain,
             Mode::Json => Self::Json,
-            _ => Self::None,
+            Mode::Auto | Mode::None => Self::None,
         }
     }
 

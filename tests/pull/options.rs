@@ -166,6 +166,7 @@ fn progress_is_on_stderr_and_as_asked_for() {
     pull(&[]).silent();
     pull(&["--progress=none"]).silent();
     pull(&["-q", "--progress=plain"]).silent();
+    pull(&["-q", "--progress=json"]).silent();
     let plain = pull(&["--progress", "plain"]);
     assert_eq!(plain.err().lines().filter(|l| l.contains(&layer)).count(), 1, "{plain}");
     let json = pull(&["--progress=json"]);
