@@ -32,6 +32,8 @@ pub struct Fetcher<'a> {
     pub cache: &'a Cache,
     /// Where they come from, the first choice first.
     pub sources: &'a [Repository<'a>],
+    /// One that was needed already to find the image: its config.
+    pub at_hand: Option<(&'a Digest, &'a [u8])>,
     /// For foreign layers; `None` when they are not wanted.
     pub foreign: Option<&'a Http>,
     /// Messages.
@@ -93,6 +95,10 @@ impl Fetcher<'_> {
 
     fn fetch_unless_there(&self, blob: &Descriptor, growth: Option<&Growth>) -> Result<()> {
         if self.cache.has(blob) {
+            return self.publish(blob, growth);
+        }
+        if let Some((_, bytes)) = self.at_hand.filter(|(digest, _)| **digest == blob.digest) {
+            self.cache.put(&blob.digest, bytes)?;
             return self.publish(blob, growth);
         }
         if let Some(bytes) = embedded(blob)? {

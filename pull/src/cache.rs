@@ -79,9 +79,9 @@ impl Cache {
         if Layout::is_at(root) && root.join("index.json").exists() {
             return Ok(());
         }
-        let lock = self.lock()?;
+        let _lock = self.lock()?;
         if !root.join("index.json").exists() {
-            self.write_index(&lock, &Index::default())?;
+            self.replace("index.json", Index::default().to_string().as_bytes()).or_exit(Exit::CantCreate, step)?;
         }
         self.replace("oci-layout", OCI_LAYOUT).or_exit(Exit::CantCreate, step)
     }
@@ -146,12 +146,14 @@ impl Cache {
         Index::parse(&bytes).or_exit(Exit::Data, || format!("{} is no image index; try d-pull --fsck", path.display()))
     }
 
-    /// Replaces index.json.
+    /// Replaces index.json, after the names of the blobs that it counts on are safe. A crash may bring the old one back.
     ///
     /// # Errors
     /// [`Exit::CantCreate`].
     pub fn write_index(&self, _: &Lock, index: &Index) -> Result<()> {
-        self.replace("index.json", index.to_string().as_bytes())
+        let folders = [Algorithm::Sha256, Algorithm::Sha512].map(|a| self.blobs(a));
+        let safe = folders.iter().filter(|f| f.is_dir()).try_for_each(|f| File::open(f)?.sync_all());
+        safe.and_then(|()| self.replace("index.json", index.to_string().as_bytes()))
             .or_exit(Exit::CantCreate, || format!("cannot write {}/index.json", self.layout.root().display()))
     }
 
@@ -171,10 +173,7 @@ impl Cache {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        // The blobs' names must not be lost when index.json is not.
-        File::open(self.blobs(Algorithm::Sha256))?.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(self.layout.root())?.sync_all()
+        fs::rename(&temporary, &path)
     }
 
     /// Registers what a pull is going to need, before it looks what is there.

@@ -56,12 +56,17 @@ pub fn pull(context: &Context, wanted: &Wanted, archive: Option<&mut dyn Write>)
         let fetcher = Fetcher {
             cache,
             sources: &sources,
+            at_hand: image.config.as_deref().map(|bytes| (&image.parsed.config.digest, bytes)),
             foreign: context.plan.foreign.then_some(&context.http),
             report: context.report,
             progress: &context.progress,
             cancelled: &cancelled,
         };
-        fetch_all(&fetcher, context.plan.jobs, &blobs, archive.map(|out| (out, &image, &entry)))?;
+        let streamed = archive.is_some();
+        fetch_all(&fetcher, context.plan.jobs, &blobs, streamed, |growths| {
+            image.documents().try_for_each(|document| cache.put(&document.digest, &document.bytes))?;
+            archive.map_or(Ok(()), |out| write_archive(out, &image, &entry, &blobs, growths))
+        })?;
     }
     cache.touch(needs(&image, &blobs));
     name(context, &entry)?;
@@ -75,7 +80,7 @@ fn needs<'a>(image: &'a Image, blobs: &[&'a Descriptor]) -> impl Iterator<Item =
     image.documents().map(|d| &d.digest).chain(blobs.iter().map(|b| &b.digest))
 }
 
-/// Claims what an image needs, and stores what is at hand; `None` if all of it is there already.
+/// Claims what an image needs; `None` if all of it is there already.
 fn claim(cache: &Cache, image: &Image, blobs: &[&Descriptor]) -> Result<Option<Registration>> {
     let stored = |document: &Blob| cache.layout.blob_path(&document.digest).exists();
     if image.documents().all(stored) && blobs.iter().all(|b| cache.has(b)) {
@@ -83,14 +88,7 @@ fn claim(cache: &Cache, image: &Image, blobs: &[&Descriptor]) -> Result<Option<R
     }
     cache.create()?;
     // From here on nobody removes what we count on; what is there is looked at only after this.
-    let registration = cache.register(needs(image, blobs))?;
-    for document in image.documents() {
-        cache.put(&document.digest, &document.bytes)?;
-    }
-    if let Some(config) = &image.config {
-        cache.put(&image.parsed.config.digest, config)?;
-    }
-    Ok(Some(registration))
+    cache.register(needs(image, blobs)).map(Some)
 }
 
 /// Layers that their publisher keeps elsewhere are fetched from there only if the user says so: the image would choose the
@@ -130,15 +128,16 @@ fn name(context: &Context, entry: &Entry) -> Result<()> {
     if context.plan.mode == PullMode::Never { named.or(Ok(())) } else { named }
 }
 
-/// Fetches blobs with some threads, and writes the archive meanwhile. The first failure stops all.
+/// Fetches blobs with some threads, and does `meanwhile` in this one, which can follow their growth where they are
+/// `streamed`. The first failure stops all.
 fn fetch_all(
     fetcher: &Fetcher<'_>,
     jobs: usize,
     blobs: &[&Descriptor],
-    archive: Option<(&mut dyn Write, &Image, &Entry)>,
+    streamed: bool,
+    meanwhile: impl FnOnce(&[Growth]) -> Result<()>,
 ) -> Result<()> {
     let growths: Vec<Growth> = blobs.iter().map(|_| Growth::default()).collect();
-    let streamed = archive.is_some();
     let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
     // The first to fail says why; the others only stop.
     let fail_with = |error: Error| {
@@ -161,9 +160,7 @@ fn fetch_all(
         for _ in 0..jobs.min(missing.max(usize::from(streamed))) {
             scope.spawn(work);
         }
-        if let Some((out, image, entry)) = archive
-            && let Err(error) = write_archive(out, image, entry, blobs, &growths)
-        {
+        if let Err(error) = meanwhile(&growths) {
             fail_with(error);
         }
     });
