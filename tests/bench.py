@@ -63,6 +63,9 @@ def cases(registry, work):
                {"skopeo": (0.65, 0.5), "curl|openssl": (1.2, 1.0)})
     yield Case("pull huge", f"d-pull -q --cache {{new}}/cache {registry}/huge:latest",
                {"skopeo": f"{skopeo} docker://{registry}/huge:latest oci:{{new}}/oci:x"}, {"skopeo": (0.65, 0.5)})
+    yield Case("pull small (disk)", f"exec d-pull -q --cache {{new}}/cache {registry}/small:latest",
+               {"skopeo": f"exec {skopeo} docker://{registry}/small:latest oci:{{new}}/oci:x"}, {"skopeo": (1.0, 0.7)}, runs=15,
+               where="disk")
     for where in ("tmpfs", "disk"):
         yield Case(f"unpack python ({where})", f"d-unpack --map subid {manifest_path('python')} {{new}}/c",
                    {"umoci": f"umoci unpack --rootless --image {IMAGES}/python:latest {{new}}/b",

@@ -1,6 +1,9 @@
 //! The ordinary cases, against docker-registry.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 
 use d_tests::{Registry, Scratch, Setup, fixture, run};
 
@@ -29,6 +32,7 @@ fn an_image_ends_up_in_a_cache_that_others_can_read() {
     let digest = format!("sha256:{}", path.file_name().unwrap().to_str().unwrap());
     run(["skopeo", "inspect", &format!("oci:{layout}")]).ok().out_has(&digest);
     run(["umoci", "stat", "--image", &layout]).ok();
+    run(["oci-image-tool", "validate", "--type", "image", "--ref", &format!("name={name}")]).arg(scratch.cache()).ok();
     scratch.run(["d-pull", "--fsck"]).ok().prints("");
     scratch.run(["d-pull", "--offline", &name]).ok().prints(&done.out());
 }
@@ -146,6 +150,76 @@ fn a_self_signed_certificate_can_be_trusted_by_itself() {
     }
 }
 
+/// A proxy that knows CONNECT alone; its port, and the heads of the requests that it was sent.
+fn connect_proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let seen = heads.clone();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let seen = seen.clone();
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    client.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                seen.lock().unwrap().push(head.clone());
+                let Some(target) = head.strip_prefix("CONNECT ") else {
+                    return client.write_all(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n").unwrap();
+                };
+                let server = TcpStream::connect(target.split(' ').next().unwrap()).unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from_client, &mut to_server);
+                    let _ = to_server.shutdown(Shutdown::Write);
+                });
+                let _ = std::io::copy(&mut { server }, &mut client);
+            });
+        }
+    });
+    (port, heads)
+}
+
+#[test]
+fn https_goes_through_a_proxy_by_connect() {
+    let (scratch, registry) = (Scratch::new(), Registry::with(Setup { tls: true, ..Setup::default() }));
+    registry.push(&fixture("busybox"), "latest", "x");
+    let name = registry.image("x");
+    let (port, heads) = connect_proxy();
+    let pull = |proxy: &str| {
+        let cmd = scratch.run(["d-pull", &name]).env("SSL_CERT_FILE", registry.ca());
+        cmd.env("https_proxy", format!("http://{proxy}127.0.0.1:{port}"))
+    };
+    pull("me:secret@").ok().silent();
+    let asked = heads.lock().unwrap().clone();
+    assert!(!asked.is_empty());
+    for head in &asked {
+        assert!(head.starts_with(&format!("CONNECT {} HTTP/1.1\r\n", registry.host())), "{head}");
+        // base64 of me:secret
+        assert!(head.to_ascii_lowercase().contains("proxy-authorization: basic bwu6c2vjcmv0"), "{head}");
+    }
+    // The certificate is still looked at, and what no_proxy names goes straight.
+    scratch
+        .run(["d-pull", &name])
+        .env("https_proxy", format!("http://127.0.0.1:{port}"))
+        .fails(76)
+        .err_has("not trusted");
+    let before = heads.lock().unwrap().len();
+    pull("").env("no_proxy", "127.0.0.1").ok();
+    assert_eq!(heads.lock().unwrap().len(), before);
+    // A secret of a proxy's URL is in no message.
+    fs::create_dir(scratch.join("certs")).unwrap();
+    fs::copy(registry.ca(), scratch.join("certs/ca.crt")).unwrap();
+    let gone = scratch.run(["d-pull", "-vv", "--cert-dir", "certs", &name]);
+    let gone = gone.env("https_proxy", "http://me:secret@127.0.0.1:1").code(75);
+    assert!(!gone.err().contains("secret"), "{gone}");
+}
+
 #[test]
 fn an_archive_is_what_skopeo_calls_one() {
     let (scratch, registry) = (Scratch::new(), Registry::start());
@@ -165,6 +239,8 @@ fn an_archive_is_what_skopeo_calls_one() {
     assert_eq!(members.len(), 5 + 1 + 3);
     run(["skopeo", "inspect", &format!("oci-archive:{}", scratch.join("file.tar").display())]).ok().out_has(manifest);
     assert_eq!(scratch.names(""), ["cache", "file.tar", "home", "piped.tar"]);
+    // Its own reading of archives fails for those of skopeo, too: it gets a folder.
+    scratch.sh("mkdir layout; tar -xf file.tar -C layout; oci-image-tool validate --type image layout").ok();
     // A reader that goes away, a place that cannot be written.
     scratch.sh(&format!("d-pull -o - {name} | head -c 1000 >/dev/null")).ok();
     scratch.run(["d-pull", "-o", "no/such/place", &name]).fails(73);

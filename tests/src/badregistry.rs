@@ -42,6 +42,8 @@ pub struct Response {
     pub headers: Vec<(String, String)>,
     /// The body (not sent for HEAD).
     pub body: Vec<u8>,
+    /// How often it is sent, one after the other.
+    pub times: usize,
     /// Cuts the connection after that many bytes of the body.
     pub cut: Option<usize>,
     /// Whether the body's length is announced; else its end is that of the connection.
@@ -53,7 +55,15 @@ pub struct Response {
 impl Response {
     /// An empty answer with a status.
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, announced: true, stall: Duration::ZERO }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            times: 1,
+            cut: None,
+            announced: true,
+            stall: Duration::ZERO,
+        }
     }
 
     /// 200 with a body.
@@ -77,6 +87,12 @@ impl Response {
     pub fn unannounced(mut self) -> Self {
         self.announced = false;
         self.cut = Some(self.body.len());
+        self
+    }
+
+    /// Sends the body so often, one after the other: a large one that needs no memory.
+    pub fn times(mut self, times: usize) -> Self {
+        self.times = times;
         self
     }
 
@@ -159,7 +175,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &Handler) -> st
             head += &format!("{name}: {value}\r\n");
         }
         if response.announced && !response.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("content-length")) {
-            head += &format!("Content-Length: {}\r\n", response.body.len());
+            head += &format!("Content-Length: {}\r\n", response.body.len() * response.times);
         }
         stream.write_all((head + "\r\n").as_bytes())?;
         if !response.stall.is_zero() {
@@ -172,7 +188,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &Handler) -> st
                 stream.write_all(&body[..after.min(body.len())])?;
                 return stream.shutdown(Shutdown::Both);
             }
-            None => stream.write_all(body)?,
+            None => (0..response.times).try_for_each(|_| stream.write_all(body))?,
         }
     }
     Ok(())
