@@ -59,10 +59,9 @@ impl Inside {
 impl Relay {
     /// A relay into the namespace behind `gate`, to the address `guest`.
     pub fn new(events: Rc<Events>, gate: Gate, guest: Ipv4Addr) -> Self {
-        let capacity = usize::try_from(descriptors().saturating_sub(RESERVED) / PER_STREAM).unwrap_or(0);
         Self {
             inside: Inside { events, gate, guest },
-            tcp: tcp::Tcp::new(capacity),
+            tcp: tcp::Tcp::new(capacity(descriptors())),
             udp: udp::Udp::default(),
             hungry: VecDeque::new(),
         }
@@ -132,9 +131,27 @@ impl Relay {
     }
 }
 
+/// How many connections so many descriptors are enough for; a low limit must not leave none.
+fn capacity(descriptors: u64) -> usize {
+    let reserved = RESERVED.min(descriptors / 4);
+    usize::try_from((descriptors - reserved) / PER_STREAM).unwrap_or(usize::MAX)
+}
+
 /// How many descriptors may be open, after raising the soft limit to the hard one.
 fn descriptors() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     (if raised { maximum } else { current }).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_low_limit_of_descriptors_leaves_some_for_connections() {
+        assert_eq!(capacity(1024), 128);
+        assert_eq!(capacity(1 << 20), ((1 << 20) - 1088) / 6);
+        assert!(capacity(u64::MAX) > 1 << 40);
+    }
 }
