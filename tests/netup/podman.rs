@@ -12,7 +12,8 @@ for applet in sh nc id ip; do ln -s busybox rootfs/bin/$applet; done
 podman() { command podman --root "$PWD/store" --runroot "$PWD/runroot" --cgroup-manager cgroupfs --events-backend none "$@"; }
 podman run -d --name box --cgroups disabled --network none --rootfs "$PWD/rootfs" \
     sh -c 'while :; do echo hello from $(id -u) | nc -l -p 80; done' >/dev/null
-trap 'podman rm -f -t 0 box >/dev/null; command podman unshare rm -rf store runroot' EXIT
+# podman leaves a process behind that holds its namespaces.
+trap 'podman rm -f -t 0 box >/dev/null; podman unshare rm -rf store runroot; kill $(cat runtime/libpod/tmp/pause.pid)' EXIT
 pid=$(podman inspect -f '{{.State.Pid}}' box)
 d-netup --background -p 80 "$pid" >started
 supervisor=$(head -n 1 started)
