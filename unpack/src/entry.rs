@@ -64,15 +64,15 @@ impl Change {
     /// [`Exit::Data`] for a path that is too long, a whiteout of nothing, or a name that the specification reserves.
     pub fn of(path: &[u8]) -> Result<Self> {
         let Some(place) = Place::of(&normal(path)?) else { return Ok(Self::Root) };
-        let components = || place.dir.split(|b| *b == b'/');
-        if place.name == OPAQUE {
-            return Ok(Self::Opaque(place.dir));
-        }
-        if place.name.starts_with(AUFS) || components().any(|c| c.starts_with(AUFS)) {
+        let is_in = |prefix| place.dir.split(|b| *b == b'/').any(|component| component.starts_with(prefix));
+        if is_in(AUFS) || place.name.starts_with(AUFS) && place.name != OPAQUE {
             return Ok(Self::Ignore);
         }
-        if components().any(|c| c.starts_with(WHITEOUT)) {
+        if is_in(WHITEOUT) {
             fail!(Exit::Data, "a directory whose name starts with .wh., which is reserved for whiteouts");
+        }
+        if place.name == OPAQUE {
+            return Ok(Self::Opaque(place.dir));
         }
         match place.name.strip_prefix(WHITEOUT) {
             // `.wh.` names nothing, `.wh..` and `.wh...` name the directory itself and its parent.
@@ -148,11 +148,12 @@ mod tests {
             (".wh..wh..opq", Change::Opaque(Vec::new())),
             (".wh..wh.aufs", Change::Ignore),
             (".wh..wh.plnk/12.34", Change::Ignore),
+            (".wh..wh.plnk/.wh..wh..opq", Change::Ignore),
             (".whx", put("", ".whx")),
         ] {
             assert_eq!(Change::of(path.as_bytes()).unwrap(), expected, "{path:?}");
         }
-        for bad in [".wh.", "a/.wh..", "a/.wh...", ".wh.a/b"] {
+        for bad in [".wh.", "a/.wh..", "a/.wh...", ".wh.a/b", ".wh.a/.wh..wh..opq"] {
             assert!(Change::of(bad.as_bytes()).is_err(), "{bad}");
         }
     }
