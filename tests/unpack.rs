@@ -4,12 +4,16 @@
 mod config;
 #[path = "unpack/directory.rs"]
 mod directory;
+#[path = "unpack/filesystems.rs"]
+mod filesystems;
 #[path = "unpack/hostile.rs"]
 mod hostile;
 #[path = "unpack/layers.rs"]
 mod layers;
 #[path = "unpack/metadata.rs"]
 mod metadata;
+#[path = "unpack/peers.rs"]
+mod peers;
 #[path = "unpack/property.rs"]
 mod property;
 #[path = "unpack/rules.rs"]

@@ -9,6 +9,9 @@ use std::io::{self, Write as _};
 
 use rustix::io::Errno;
 
+/// The longest message in bytes; names from outside may be of any length.
+const MAX_LINE: usize = 8 << 10;
+
 /// How much is said.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -82,6 +85,8 @@ impl Report {
     }
 
     fn line(&self, message: &str) {
+        let cut = (0..=message.len().min(MAX_LINE)).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        let message = &message[..cut];
         // One write(2) a line, so that lines of parallel runs do not mix; a closed stderr is nobody's failure.
         let line = format!("{}: {}\n", self.subject, printable(message));
         let _ = io::stderr().lock().write_all(line.as_bytes());

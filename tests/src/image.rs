@@ -20,6 +20,10 @@ pub enum Compression {
     Gzip,
     /// zstd(1).
     Zstd,
+    /// zstd(1) with a window of 128 MiB.
+    ZstdLong,
+    /// xz(1) with a window of 64 MiB, as `xz -9` has it.
+    Xz,
 }
 
 /// An image in the making.
@@ -59,6 +63,8 @@ impl Image {
             Compression::Plain => ("", tar.as_ref().to_vec()),
             Compression::Gzip => ("+gzip", filter(&["gzip", "-1"], tar.as_ref())),
             Compression::Zstd => ("+zstd", filter(&["zstd", "-q"], tar.as_ref())),
+            Compression::ZstdLong => ("+zstd", filter(&["zstd", "-q", "-1", "--long=27"], tar.as_ref())),
+            Compression::Xz => ("", filter(&["xz", "--lzma2=preset=0,dict=64MiB"], tar.as_ref())),
         };
         self.diff_ids.push(Digest::of(tar.as_ref()).to_string());
         self.layers.push((descriptor(&format!("application/vnd.oci.image.layer.v1.tar{suffix}"), &bytes), bytes));

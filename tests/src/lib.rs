@@ -16,6 +16,7 @@ mod bins;
 mod command;
 mod fixtures;
 pub mod image;
+pub mod listing;
 mod registry;
 mod running;
 mod scratch;

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use d_tests::image::Compression::{Gzip, Xz, Zstd, ZstdLong};
 use d_tests::image::Image;
 use d_tests::tar::{Entry as E, tar};
 use d_tests::{Scratch, have, skip};
@@ -107,23 +108,56 @@ fn bombs_and_endless_streams_end() {
     assert!(!scratch.join("c").exists());
 }
 
+/// The peak of d-unpack's memory in KiB, unpacking `image`.
+#[track_caller]
+fn peak(scratch: &Scratch, image: &Image) -> u64 {
+    let manifest = image.write(&scratch.join("image"));
+    let run = scratch.run(["/usr/bin/time", "-f", "%M", "d-unpack", "-q"]).arg(manifest).arg("c");
+    let done = run.timeout(std::time::Duration::from_secs(120)).ok();
+    scratch.run(["d-unpack", "--remove", "c"]).ok();
+    done.err().lines().last().unwrap().parse().unwrap()
+}
+
 #[test]
 fn memory_is_bounded() {
-    if !std::path::Path::new("/usr/bin/time").is_file() {
+    if !have("time") {
         return skip("no /usr/bin/time");
     }
     let scratch = Scratch::new();
-    let many = tar((0..20_000).map(|n| E::file(format!("d{}/f{n}", n % 300), "")));
-    let again = tar((0..20_000).map(|n| E::file(format!("d{}/f{n}", n % 300), "x")));
-    scratch.write("big", vec![7; 80 << 20]);
-    let big = tar([E::file("big", fs::read(scratch.join("big")).unwrap())]);
-    use d_tests::image::Compression::{Gzip, Zstd};
-    let image = Image::new().layer_as(big, Gzip).layer_as(&many, Zstd).layer_as(again, Gzip);
-    let manifest = image.write(&scratch.join("image"));
-    let run = scratch.run(["/usr/bin/time", "-f", "%M", "d-unpack", "-q"]).arg(manifest).arg("c");
-    let peak: u64 =
-        run.timeout(std::time::Duration::from_secs(120)).ok().err().lines().last().unwrap().parse().unwrap();
+    let many = |data: &str| tar((0..20_000).map(|n| E::file(format!("d{}/f{n}", n % 300), data)));
+    let flat = |data: &str| tar((0..120_000).map(|n| E::file(format!("f{n}"), data)));
+    let big = || tar([E::file("big", vec![7; 132 << 20])]);
+    let of = |layers: Vec<Vec<u8>>, compression| {
+        layers.into_iter().fold(Image::new(), |image, layer| image.layer_as(layer, compression))
+    };
+    for (what, image, mib) in [
+        ("gzip", of(vec![big(), many(""), many("x")], Gzip), 64),
+        ("zstd", of(vec![big(), many(""), many("x")], Zstd), 64),
+        ("names", of(vec![many(""), flat(""), flat("")], Zstd), 64),
+        // What the packer asks for comes on top, once: such layers are not read side by side.
+        ("zstd --long", of(vec![big(), big()], ZstdLong), 64 + 128),
+        ("xz -9", of(vec![big(), big()], Xz), 64 + 64),
+    ] {
+        let peak = peak(&scratch, &image);
+        assert!(peak <= mib << 10, "{what}: {peak} KiB");
+    }
+}
+
+#[test]
+fn names_and_attributes_of_any_length_are_no_memory() {
+    if !have("time") {
+        return skip("no /usr/bin/time");
+    }
+    let scratch = Scratch::new();
+    let name = |n: usize| format!("trusted.{n}{}", "a".repeat(1_000_000));
+    let attributes = tar((0..64).map(|n| E::file(format!("f{n}"), "").xattr(&name(n), "")));
+    let peak = peak(&scratch, &Image::new().layer(attributes));
     assert!(peak <= 64 << 10, "{peak} KiB");
+    // A name from outside does not fill the terminal, either.
+    let long = tar([E::file("p".repeat(900_000), "")]);
+    let manifest = Image::new().layer(long).write(&scratch.join("image"));
+    let done = scratch.run(["d-unpack", "-q"]).arg(manifest).arg("c").fails(65);
+    done.expect(done.stderr.len() < 10_000, "a line that can be read");
 }
 
 #[test]

@@ -43,7 +43,8 @@ fn a_manifest_and_a_layout() {
 
 #[test]
 fn layers_in_every_coat() {
-    for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
+    use Compression::{Gzip, Plain, Xz, Zstd, ZstdLong};
+    for compression in [Plain, Gzip, Zstd, ZstdLong, Xz] {
         let scratch = Scratch::new();
         Image::new().layer_as(tar([E::file("f", "x".repeat(300_000))]), compression).write(&scratch.join("image"));
         scratch.run(["d-unpack", "image", "c"]).ok();

@@ -85,6 +85,7 @@ impl<'a> Applier<'a> {
         *budget = archive.budget();
         // The next one has something beneath it.
         self.touched = Touched::new(true);
+        self.tree.forget();
         Ok(())
     }
 
@@ -235,6 +236,9 @@ impl<'a> Applier<'a> {
             Err(e) => return Err(failed(e, "create", path)),
         };
         let made = self.tree.child(dir, name, path)?;
+        if is_fresh {
+            made.is_new.set(true);
+        }
         self.directory_metadata(&made, path, entry, is_fresh)?;
         self.touched.add_directory(&mut self.tree, &made)
     }

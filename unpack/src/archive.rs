@@ -25,6 +25,9 @@ use crate::tar::{Budget, Entry, Input, Kind, Reader};
 /// Members of an image archive at most: layers, a few files each.
 const MAX_MEMBERS: u64 = 100_000;
 
+/// Bytes of their names at most, for bounded memory.
+const MAX_NAMES: usize = 8 << 20;
+
 /// Links from member to member that are followed (`docker save` of old links equal layers to each other).
 const MAX_LINKS: usize = 8;
 
@@ -35,6 +38,8 @@ pub const BUDGET: Budget = Budget { bytes: u64::MAX >> 1, entries: MAX_MEMBERS }
 pub struct Archive {
     file: Arc<File>,
     members: HashMap<Vec<u8>, Member>,
+    /// Bytes of all names that were taken in.
+    names: usize,
 }
 
 enum Member {
@@ -45,7 +50,7 @@ enum Member {
 impl Archive {
     /// An archive of which nothing is known yet; its data lies, or will lie, in `file`.
     pub fn new(file: Arc<File>) -> Self {
-        Self { file, members: HashMap::new() }
+        Self { file, members: HashMap::new(), names: 0 }
     }
 
     /// The archive in `file`, by its headers.
@@ -77,6 +82,10 @@ impl Archive {
             }
             _ => return Ok(()),
         };
+        self.names += path.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+        if self.names > MAX_NAMES {
+            fail!(Exit::Data, "the names in the archive take more than {MAX_NAMES} bytes");
+        }
         self.members.insert(path, member);
         Ok(())
     }

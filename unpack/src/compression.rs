@@ -7,11 +7,12 @@ use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 
-/// The largest window of a zstd frame, as a power of two: what `zstd --ultra -22` writes and zstd(1) reads without `--long`.
-const ZSTD_WINDOW_LOG: u32 = 27;
+/// The largest window of a zstd frame or an xz block, as a power of two, in bytes: what `zstd --ultra -22` and `zstd --long`
+/// write, and zstd(1) reads without being asked; twice that of `xz -9`.
+const WINDOW_LOG: u32 = 27;
 
-/// The most memory an xz stream may need, in KiB: `xz -9` needs 65 MiB.
-const XZ_MEMORY_KIB: u32 = 128 << 10;
+/// The most memory an xz stream may need, in KiB: its window and a little.
+const XZ_MEMORY_KIB: u32 = (1 << (WINDOW_LOG - 10)) + 1024;
 
 /// Known compressions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,11 @@ impl Compression {
         })
     }
 
+    /// Whether its decoder holds a window whose size the packer chose, up to 128 MiB; the others need 4 MiB at most.
+    pub fn has_window(self) -> bool {
+        matches!(self, Self::Xz | Self::Zstd)
+    }
+
     /// A reader of what `input` packs.
     ///
     /// # Errors
@@ -58,12 +64,31 @@ impl Compression {
             Self::Plain => Box::new(input),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
             Self::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
-            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)),
+            Self::Xz => Box::new(Windowed(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB))),
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Box::new(decoder)
+                decoder.window_log_max(WINDOW_LOG)?;
+                Box::new(Windowed(decoder))
             }
+        })
+    }
+}
+
+/// A decoder with a window, whose error says what to do about one that is too large.
+struct Windowed<R>(R);
+
+impl<R: Read> Read for Windowed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out).map_err(|error| {
+            let text = error.to_string();
+            // libzstd's words, and lzma-rust2's.
+            if text.contains("requires too much memory") || text.contains("mem_limit_kb") {
+                let mib = 1 << (WINDOW_LOG - 20);
+                return io::Error::other(format!(
+                    "its window is larger than {mib} MiB; pack it again with a smaller one"
+                ));
+            }
+            error
         })
     }
 }
@@ -121,6 +146,18 @@ mod tests {
         let skippable = b"\x50\x2a\x4d\x18\x02\0\0\0xx".to_vec();
         assert_eq!(read(&[skippable, zstd(a), zstd(b)].concat()).unwrap(), TEXT);
         assert_eq!(read(TEXT).unwrap(), TEXT);
+    }
+
+    #[test]
+    fn windows_that_are_too_large_are_told() {
+        // A frame header without a content size: windows of 128 and of 256 MiB; an empty last block.
+        for (descriptor, is_read) in [(17 << 3, true), (18 << 3, false)] {
+            let frame = [&b"\x28\xb5\x2f\xfd\x00"[..], &[descriptor], &[1, 0, 0]].concat();
+            match read(&frame) {
+                Ok(content) => assert!(is_read && content.is_empty()),
+                Err(error) => assert!(!is_read && error.to_string().contains("128 MiB"), "{error}"),
+            }
+        }
     }
 
     #[test]

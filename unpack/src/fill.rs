@@ -31,7 +31,7 @@ use crate::survey::{Fate, Surprise, Survey};
 use crate::tar::{Budget, Input, Reader};
 use crate::zip;
 
-/// Layers that are read ahead at once, at most: each takes some 6 MiB of buffers and its decoder's window.
+/// Layers that are read ahead at once, at most: each takes some 6 MiB of buffers.
 const MAX_AHEAD: usize = 3;
 
 /// A survey costs a second inflation of what it looks at: up to this many bytes of blobs, or this part of the image.
@@ -115,19 +115,27 @@ fn at_hand(
     })
 }
 
-/// Gives each layer's archive and number (from 1) to `apply`, in order, while the next ones are read ahead.
+/// Gives each layer's archive and number (from 1) to `apply`, in order, while the next ones are read ahead. What takes a window
+/// is read alone, so that memory is bounded by one of them.
 ///
 /// # Errors
 /// Those of opening and applying.
 pub fn each_at_hand(layers: &[Layer], mut apply: impl FnMut(Ahead, usize) -> Result<()>) -> Result<()> {
     let ahead = thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_AHEAD);
-    let mut waiting = layers.iter();
+    let mut waiting = layers.iter().peekable();
     let mut open = VecDeque::new();
+    let mut is_alone = false;
     for number in 1..=layers.len() {
         while open.len() < ahead
-            && let Some(layer) = waiting.next()
+            && let Some(layer) = waiting.peek()
         {
+            let has_window = layer.has_window()?;
+            if !open.is_empty() && (has_window || is_alone) {
+                break;
+            }
+            is_alone = has_window;
             open.push_back(layer.open()?);
+            waiting.next();
         }
         let Some(stream) = open.pop_front() else { break };
         apply(stream, number).with_context(|| format!("layer {number} of {}", layers.len()))?;

@@ -5,11 +5,15 @@
 //! map everything is mine; a namespace is then only a convenience (directories that their owner cannot write), and where none
 //! can be made it works without.
 
+use std::os::fd::AsFd;
+
 use anyhow::Result;
 use d_common::exit::{Exit, Failure, failure};
 use d_common::idmap::{Facts, IdMap, MapChoice, decide, to_inside, to_outside};
 use d_common::report::{Report, chain};
 use d_common::userns;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 /// How ids of a layer become ids of files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +80,22 @@ impl Identity {
         let me = to_inside(&map.uids, facts.uid).zip(to_inside(&map.gids, facts.gid));
         // The kernel's overflow id: chown will be called for every file.
         Self { map, owners: Owners::Inside, is_mighty: true, me: me.unwrap_or((65_534, 65_534)) }
+    }
+
+    /// The same identity at work in the directory `dir`: where a server decides (NFS, FUSE), it knows nothing of our namespace, and
+    /// permission bits bind after all.
+    pub fn at(&self, dir: impl AsFd) -> Self {
+        const PROBE: &str = ".probe";
+        let is_free = || -> Result<(), Errno> {
+            rustix::fs::mkdirat(&dir, PROBE, Mode::empty())?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let probe = rustix::fs::openat(&dir, PROBE, flags, Mode::empty())?;
+            rustix::fs::mkdirat(&probe, PROBE, Mode::empty())?;
+            rustix::fs::unlinkat(&probe, PROBE, AtFlags::REMOVEDIR)
+        };
+        let is_mighty = self.is_mighty && is_free().is_ok();
+        let _ = rustix::fs::unlinkat(&dir, PROBE, AtFlags::REMOVEDIR);
+        Self { is_mighty, ..self.clone() }
     }
 
     /// The ids to give to chown(2) for a file of `uid` and `gid`; `None` when owners are not written at all.

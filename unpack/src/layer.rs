@@ -104,6 +104,16 @@ pub struct Promise {
 }
 
 impl Layer {
+    /// Whether what it is packed with takes tens of megabytes to read.
+    ///
+    /// # Errors
+    /// [`Exit::Data`] when the blob is missing.
+    pub fn has_window(&self) -> Result<bool> {
+        let mut start = Vec::new();
+        self.content.open()?.take(8).read_to_end(&mut start).map_err(reading)?;
+        Ok(Compression::recognise(&start).is_ok_and(Compression::has_window))
+    }
+
     /// Starts reading: a stream of the tar archive, which ends in an error if a promise is broken.
     ///
     /// # Errors

@@ -149,8 +149,8 @@ impl<'a> Store<'a> {
         let hidden = place.begin()?;
         let root = hidden.dir.try_clone().or_exit(Exit::Io, || "cannot copy a descriptor")?;
         let _ = rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755));
-        let plan = self.plan;
-        let mut applier = Applier::new(root, self.identity, plan.rules, &plan.exclude, Whiteouts::Keep)?;
+        let (plan, identity) = (self.plan, self.identity.at(&hidden.dir));
+        let mut applier = Applier::new(root, &identity, plan.rules, &plan.exclude, Whiteouts::Keep)?;
         applier.layer(&mut stream, &mut Fate::unknown(), &mut self.budget)?;
         applier.finish()?;
         self.notes.add(applier.notes);

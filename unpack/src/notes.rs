@@ -11,6 +11,9 @@ use crate::rootfs::failed;
 /// Names that are kept for messages; an image may have any number.
 const MAX_NAMES: usize = 32;
 
+/// What is kept of each, in bytes: the kernel takes no longer one (XATTR_NAME_MAX).
+const MAX_NAME: usize = 255;
+
 /// The counts.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -68,14 +71,14 @@ impl Notes {
     /// An extended attribute that could not be set.
     pub fn lost_xattr(&mut self, name: &[u8], errno: Errno) {
         if self.lost_xattrs.len() < MAX_NAMES {
-            self.lost_xattrs.insert(name.to_vec(), errno);
+            self.lost_xattrs.insert(start(name), errno);
         }
     }
 
     /// An extended attribute that is not the image's to set.
     pub fn foreign_xattr(&mut self, name: &[u8]) {
         if self.foreign_xattrs.len() < MAX_NAMES {
-            self.foreign_xattrs.insert(name.to_vec(), ());
+            self.foreign_xattrs.insert(start(name), ());
         }
     }
 
@@ -88,22 +91,30 @@ impl Notes {
         if self.links_to_excluded > 0 {
             report.warn(format!("{} hard links to excluded files were left out", self.links_to_excluded));
         }
-        let because = |e: &Errno| errno_text(e.raw_os_error());
-        if let Some(e) = &self.owners {
-            report.warn(format!("owners were not kept: chown is refused here ({})", because(e)));
-        }
-        if let Some(e) = &self.modes {
-            report.warn(format!("modes or times were not kept: they are refused here ({})", because(e)));
-        }
-        if let Some(e) = self.lost_xattrs.values().next() {
-            let names = join(self.lost_xattrs.keys());
-            report.warn(format!("extended attributes were not kept: {names} ({})", because(e)));
+        let lost = self.lost();
+        if !lost.is_empty() {
+            report.warn(format!("the filesystem does not take all of the image; lost are {lost}"));
         }
         if !self.foreign_xattrs.is_empty() {
             let names = join(self.foreign_xattrs.keys());
             report.info(format!("extended attributes that are the host's to set were left out: {names}"));
         }
     }
+
+    /// What the filesystem did not take, with its reasons.
+    fn lost(&self) -> String {
+        let xattrs = self.lost_xattrs.values().next().copied();
+        let names = format!("the extended attributes {}", join(self.lost_xattrs.keys()));
+        let all = [("owners", self.owners), ("modes or times", self.modes), (&names, xattrs)];
+        let told = all
+            .iter()
+            .filter_map(|(what, errno)| errno.map(|errno| format!("{what} ({})", errno_text(errno.raw_os_error()))));
+        told.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn start(name: &[u8]) -> Vec<u8> {
+    name[..name.len().min(MAX_NAME)].to_vec()
 }
 
 fn join<'a>(names: impl Iterator<Item = &'a Vec<u8>>) -> String {

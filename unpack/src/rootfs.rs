@@ -37,6 +37,8 @@ pub struct Dir {
     pub inode: u64,
     /// Whether what is made in it inherits its group.
     pub is_setgid: Cell<bool>,
+    /// Whether this handle's layer has made it, so that nothing in it is a lower layer's.
+    pub is_new: Cell<bool>,
     mtime: Cell<Timespec>,
     is_stale: Cell<bool>,
 }
@@ -48,6 +50,7 @@ impl Dir {
             fd,
             inode: stat.st_ino,
             is_setgid: Cell::new(stat.st_mode & 0o2000 != 0),
+            is_new: Cell::new(false),
             mtime: Cell::new(Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() }),
             is_stale: Cell::new(false),
         })
@@ -195,6 +198,7 @@ impl Tree {
                     if let Some((uid, gid)) = self.owner {
                         rustix::fs::fchown(&made, Some(uid), Some(gid)).map_err(cannot)?;
                     }
+                    made.is_new.set(true);
                     made.set_mtime(timespec(time));
                     return Ok(made);
                 }
@@ -241,7 +245,8 @@ impl Tree {
         rustix::fs::fstat(&self.root).map(|stat| stat.st_ino).map_err(|e| failed(e, "look at", b""))
     }
 
-    /// Closes the handles. Needed whenever a directory or a symlink goes, since paths may lead elsewhere then.
+    /// Closes the handles. Needed whenever a directory or a symlink goes, since paths may lead elsewhere then, and between
+    /// layers, since nothing is new to the next one.
     pub fn forget(&mut self) {
         self.handles.clear();
         self.inodes.retain(|_, dir| dir.strong_count() > 0);

@@ -15,7 +15,7 @@ use crate::exclude::Exclude;
 use crate::tar::{Entry, Kind};
 
 /// Names that are remembered at most, for bounded memory; beyond, nothing more is left out.
-const MAX_NAMES: usize = 1 << 20;
+const MAX_NAMES: usize = 1 << 18;
 
 /// What the layers from some layer on do to each other.
 #[derive(Default)]
@@ -122,7 +122,7 @@ impl Fate<'_> {
         if kind == Kind::Symlink || survey.link_targets.contains(&survey.hasher.hash_one(&place.name)) {
             return false;
         }
-        let is_doomed = survey.dooms(self.layer, place);
+        let is_doomed = self.left_out.len() < MAX_NAMES && survey.dooms(self.layer, place);
         if is_doomed {
             self.doomed += 1;
             self.left_out.insert(survey.hasher.hash_one(&place.name));

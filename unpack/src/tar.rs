@@ -182,6 +182,11 @@ impl<'a> Reader<'a> {
             b'g' => {
                 let records = self.extension(header)?;
                 self.global.read(&records)?;
+                // Of one file, and not to be added up.
+                self.global.sparse = pax::SparseRecords::default();
+                if self.global.xattrs_len() as u64 > MAX_EXTENSION {
+                    fail!(Exit::Data, "the global extended attributes take more than {MAX_EXTENSION} bytes");
+                }
             }
             b'L' => before.path = Some(up_to_nul(self.extension(header)?)),
             b'K' => before.link = Some(up_to_nul(self.extension(header)?)),

@@ -38,6 +38,7 @@ pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
         }
     }
     let hidden = place.begin()?;
+    let identity = identity.at(&hidden.dir);
     let archive = fill(opened, &hidden, plan, &identity, &place, report)?;
     let stamp = stamp(image.as_ref(), archive.as_ref(), plan, &identity);
     describe::write(&hidden, image.as_ref(), &stamp, plan, &identity, report)?;

@@ -2,11 +2,11 @@
 //! (image-spec layer.md, "Whiteouts").
 //!
 //! So each layer above the first remembers what it has touched: names by their directory's inode, and the directories on the
-//! way to them by their own inode, which no symlink can disguise.
+//! way to them by their own inode, which no symlink can disguise. All that is in a directory of its own is its own; so memory
+//! grows only with the names that a layer adds to directories of lower ones.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 
 use anyhow::Result;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
@@ -18,13 +18,18 @@ use crate::rootfs::{Dir, Found, Missing, Tree, failed};
 /// How deep a whiteout walks through directories that its own layer merges with.
 const MAX_DEPTH: u32 = 2048;
 
+/// Bytes of a directory that are listed at once; there is such a buffer for each level of the way down.
+const LIST: usize = 4 << 10;
+
 /// What the current layer has made or merged with.
 #[derive(Default)]
 pub struct Touched {
     /// Off for the first layer, which has nothing beneath it.
     is_on: bool,
     directories: HashSet<u64>,
-    /// Hashes of (directory's inode, name): 8 bytes an entry keep a layer of a million files in bounded memory.
+    /// Those of them that this layer has made. An inode that it has made is never again a lower layer's.
+    own: HashSet<u64>,
+    /// Hashes of (directory's inode, name) in all others: 8 bytes an entry.
     names: HashSet<u64>,
     /// Seeded by chance, so that nobody can make names that collide.
     hasher: RandomState,
@@ -41,9 +46,9 @@ impl Touched {
     /// # Errors
     /// Those of looking at the parents.
     pub fn add(&mut self, tree: &mut Tree, dir: &Dir, name: &[u8]) -> Result<()> {
-        if self.is_on {
+        self.add_directory(tree, dir)?;
+        if self.is_on && !self.own.contains(&dir.inode) {
             self.names.insert(self.hasher.hash_one((dir.inode, name)));
-            self.add_directory(tree, dir)?;
         }
         Ok(())
     }
@@ -55,6 +60,9 @@ impl Touched {
     pub fn add_directory(&mut self, tree: &mut Tree, dir: &Dir) -> Result<()> {
         if !self.is_on || !self.directories.insert(dir.inode) {
             return Ok(());
+        }
+        if dir.is_new.get() {
+            self.own.insert(dir.inode);
         }
         let root = tree.root_inode()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -77,7 +85,7 @@ impl Touched {
     }
 
     fn has(&self, dir: &Dir, name: &[u8]) -> bool {
-        self.names.contains(&self.hasher.hash_one((dir.inode, name)))
+        self.own.contains(&dir.inode) || self.names.contains(&self.hasher.hash_one((dir.inode, name)))
     }
 
     /// Removes what lower layers have at `place`.
@@ -120,9 +128,21 @@ impl Touched {
         if depth > MAX_DEPTH {
             return Err(failed(Errno::NAMETOOLONG, "walk through", path));
         }
-        for name in names(dir).map_err(|e| anyhow::Error::new(e).context(format!("cannot list {}", lossy(path))))? {
-            let path = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
-            self.remove_lower(tree, dir, &name, &path, depth)?;
+        if self.own.contains(&dir.inode) {
+            return Ok(());
+        }
+        // One by one as they are read, since a directory may have millions; a fresh descriptor, to read from the start.
+        let cannot = |e| failed(e, "list", path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let list = rustix::fs::openat(dir, ".", flags, Mode::empty()).map_err(cannot)?;
+        let mut buffer = Vec::with_capacity(LIST);
+        let mut entries = RawDir::new(list, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let name = entry.map_err(cannot)?.file_name().to_bytes().to_vec();
+            if !matches!(name.as_slice(), b"." | b"..") {
+                let path = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
+                self.remove_lower(tree, dir, &name, &path, depth)?;
+            }
         }
         Ok(())
     }
@@ -138,20 +158,6 @@ pub fn status(dir: &Dir, name: &[u8]) -> Result<Option<Stat>, Errno> {
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-fn names(dir: &Dir) -> io::Result<Vec<Vec<u8>>> {
-    let mut buffer = Vec::with_capacity(32 << 10);
-    let list = rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut entries = RawDir::new(list, buffer.spare_capacity_mut());
-    let mut names = Vec::new();
-    while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if !matches!(name.as_slice(), b"." | b"..") {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 fn lossy(path: &[u8]) -> String {

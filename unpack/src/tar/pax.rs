@@ -118,6 +118,11 @@ impl Pax {
         self.xattrs.push((name, value));
     }
 
+    /// Bytes of all extended attributes.
+    pub fn xattrs_len(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     /// These records over the `global` ones. A global header describes many files, so its path, size and sparse map, which no
     /// two files share, are not believed.
     pub fn over(mut self, global: &Pax) -> Self {
