@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use d_tests::{Cmd, Scratch, fixtures};
+use d_tests::{Cmd, Scratch, fixtures, have, skip};
 
 use crate::place::MAPS;
 
@@ -55,5 +55,43 @@ fn debian_works_for_root_and_for_users() {
             // apt does not try to become its sandbox user.
             sh("", "apt-config dump APT::Sandbox::User").ok().prints("APT::Sandbox::User \"root\";");
         }
+    }
+}
+
+const SPEC: &str = "\
+Name: p
+Version: 1
+Release: 1
+Summary: x
+License: x
+BuildArch: noarch
+%description
+x
+%install
+mkdir -p %{buildroot}/opt/p && echo x >%{buildroot}/opt/p/f
+%post
+chown www-data:games /opt/p && echo done >/opt/p/post
+%files
+%attr(2755,www-data,games) /opt/p/f
+";
+
+/// rpm chowns what it unpacks, and runs scripts that do. The programs are the host's, on a root filesystem of their own.
+#[test]
+fn rpm_installs_what_has_other_owners() {
+    if !have("rpmbuild") {
+        return skip("no rpmbuild");
+    }
+    for map in MAPS {
+        let scratch = Scratch::new();
+        let make = "mkdir -p box/rootfs && cd box/rootfs && mkdir -p etc opt root usr var/lib/rpm var/tmp && \
+                    for d in bin sbin lib lib64; do ln -s usr/$d $d; done && cp /etc/passwd /etc/group etc && echo '{}' >../config.json";
+        scratch.sh(make).ok();
+        scratch.write("p.spec", SPEC);
+        let script = "rpmbuild -bb --define '_topdir /root/b' /p.spec >/root/log 2>&1 || cat /root/log
+                      rpm -i --nodeps /root/b/RPMS/noarch/p-1-1.noarch.rpm 2>/dev/null && rpm -q p 2>/dev/null
+                      cat /opt/p/post; stat -c '%U:%G %a' /opt/p/f; rpm -e p 2>/dev/null; ls /opt/p";
+        let done = enter(&scratch, map, "--ro-bind /usr /usr -v ./p.spec:/p.spec:ro", script).ok();
+        let owner = if map == "subid" { "www-data:games" } else { "root:root" };
+        done.prints(&format!("p-1-1.noarch\ndone\n{owner} 2755\npost"));
     }
 }
