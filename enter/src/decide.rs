@@ -44,7 +44,10 @@ impl Plan {
         let args = typed.clone().over(dir.config.options.clone());
 
         let user = match () {
-            () if args.fakeroot => user::resolve("0", &dir.passwd, &dir.group)?,
+            // A user on the command line beats a key.
+            () if typed.fakeroot || args.fakeroot && typed.user.is_none() => {
+                user::resolve("0", &dir.passwd, &dir.group)?
+            }
             () if choice == MapChoice::KeepId && !asked_user => {
                 user::resolve(&format!("{}:{}", facts.uid, facts.gid), &dir.passwd, &dir.group)?
             }
@@ -87,7 +90,9 @@ impl Plan {
             }
         };
         let (net, publish) = net(&args, docker, caller)?;
-        let mut files = etc_files(&args, dir, caller, &user, &net, &hostname)?;
+        let is_caller = idmap::to_outside(&map.uids, user.uid) == Some(facts.uid);
+        let login = caller.name.as_deref().filter(|_| is_caller);
+        let mut files = etc_files(&args, dir, caller, (&user, login), &net, &hostname)?;
         let mut environment = environment(&args, dir, caller, &user)?;
         if fakeroot && dir.has_apt && environment.get("APT_CONFIG").is_none() {
             // apt checks that it really became its sandbox user, which no filter can make true.
@@ -244,7 +249,7 @@ fn net(args: &Args, docker: &Docker, caller: &Caller) -> Result<(Net, Vec<String
         (None, Some(text)) => Net::parse(&text).or_exit(Exit::Enter, || "D_NET")?,
         (None, None) => Net::None,
     };
-    if !publish.is_empty() && !matches!(net, Net::User(_)) {
+    if (!publish.is_empty() || args.publish_all) && !matches!(net, Net::User(_)) {
         let shown = args.net.as_deref().unwrap_or("none");
         fail!(
             Exit::Enter,
@@ -258,7 +263,7 @@ fn etc_files(
     args: &Args,
     dir: &Directory,
     caller: &Caller,
-    user: &User,
+    (user, login): (&User, Option<&str>),
     net: &Net,
     hostname: &str,
 ) -> Result<Vec<(PathBuf, String)>> {
@@ -271,11 +276,8 @@ fn etc_files(
     }
     files.push(("/etc/hosts".into(), network::hosts(net, hostname, &args.add_host, &caller.hosts)?));
     files.push(("/etc/hostname".into(), format!("{hostname}\n")));
-    let name = match (user.uid, &caller.name) {
-        (0, _) => "root",
-        (_, Some(name)) => name,
-        _ => "user",
-    };
+    let nameless = format!("user{}", user.uid);
+    let name = if user.uid == 0 { "root" } else { login.unwrap_or(&nameless) };
     if let Some(text) = user::passwd_with(&dir.passwd, user, name) {
         files.push(("/etc/passwd".into(), text));
     }

@@ -125,14 +125,28 @@ impl Mount {
     /// # Errors
     /// [`Exit::Enter`] with the reason.
     pub fn parse(arg: &MountArg) -> Result<Self> {
-        match arg {
+        let mount = match arg {
             MountArg::Volume(spec) => volume(spec),
             MountArg::Bind(source, target) => bind(source, target, false),
             MountArg::RoBind(source, target) => bind(source, target, true),
             MountArg::Tmpfs(spec) => tmpfs(spec),
             MountArg::Device(spec) => device(spec),
+        }?;
+        if is_root(mount.target()) {
+            fail!(Exit::Enter, "cannot mount on /: that is DIR's own root filesystem; name a path below it");
         }
+        Ok(mount)
     }
+}
+
+/// Whether an absolute path names / itself.
+fn is_root(path: &Path) -> bool {
+    let depth = path.components().fold(0_usize, |depth, part| match part {
+        Component::Normal(_) => depth + 1,
+        Component::ParentDir => depth.saturating_sub(1),
+        _ => depth,
+    });
+    depth == 0
 }
 
 /// `[SRC:]DST[:OPT,...]`. A SRC with a slash (or `.`) is a path, else a name under DIR/volumes.
@@ -159,7 +173,7 @@ pub fn volume(spec: &OsStr) -> Result<Mount> {
             b"noexec" => noexec = true,
             b"nocopy" => copy = false,
             // Every bind is recursive here, and there are no SELinux labels to set on a file that is not ours to relabel.
-            b"rbind" | b"bind" | b"z" | b"Z" | b"nosuid" | b"nodev" | b"private" | b"rprivate" => {}
+            b"rbind" | b"bind" | b"z" | b"Z" | b"nosuid" | b"nodev" | b"exec" | b"private" | b"rprivate" => {}
             other => return wrong(&format!("unknown option {:?}", String::from_utf8_lossy(other))),
         }
     }

@@ -108,6 +108,12 @@ fn targets_are_made_as_what_is_mounted() {
         // A directory on a file, and the other way round.
         place.enter(&["-v", "./dir:/old"], &["true"]).fails(125).err_has("/old");
         place.enter(&["-v", "./file:/etc"], &["true"]).fails(125).err_has("/etc");
+        // The root itself is DIR's.
+        for options in
+            ["-v ./dir:/", "-v ./dir:/new/..", "-v name://", "--bind ./dir /.", "--tmpfs /", "--device /dev/null:/"]
+        {
+            place.sh(options, "true").fails(125).err_has("cannot mount on /");
+        }
     });
 }
 

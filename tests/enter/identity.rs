@@ -96,6 +96,10 @@ fn a_nameless_user_gets_a_line_but_the_image_keeps_its_files() {
         let group = fs::read(place.rootfs("etc/group")).expect("group");
         let done = place.sh("-u 1234:5678", "whoami && id -gn && grep -c . /etc/passwd").ok();
         assert_eq!(done.out().lines().last(), Some("3"), "{done}");
+        // Only who is the caller has the caller's name.
+        let name = d_tests::run(["id", "-un"]).ok().out();
+        let expected = if place.map == "single" { name } else { "user1234".into() };
+        assert_eq!(done.out().lines().next(), Some(expected.as_str()), "{done}");
         assert_eq!(fs::read(place.rootfs("etc/passwd")).expect("passwd"), passwd);
         assert_eq!(fs::read(place.rootfs("etc/group")).expect("group"), group);
         // A named one sees the image's own files.
@@ -128,6 +132,7 @@ fn root_is_emulated_under_a_single_map() {
     place.sh("", "chown 5 /f 2>/dev/null || echo refused").ok().prints("refused");
     place.config(json!({"fakeroot": true, "User": "web"}));
     place.sh("", "id -u; chown 5 /f").ok().prints("0");
+    place.sh("-u web", "id -u").ok().prints("33");
     place.config(json!({}));
     place
         .sh("--no-fakeroot", "chown 33 /f 2>/dev/null || echo refused; grep NoNewPrivs /proc/self/status")

@@ -145,7 +145,9 @@ fn publishing_implies_a_user_network_and_contradicts_the_others() {
         place.enter(&["--net", net, "-P"], &["true"]).fails(125);
         place.config(json!({"publish": ["8080:80"]}));
         place.enter(&["--net", net], &["true"]).fails(125).err_has("publish");
+        // Also where there is no port at all.
         place.config(json!({}));
+        place.enter(&["--net", net, "-P"], &["true"]).fails(125).err_has("publish");
     }
     place.enter(&["-p", "nonsense"], &["true"]).fails(125);
     // All exposed ports, each from a free one of the host.
