@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-BYTES = 512 << 20
+BYTES = 256 << 20
 GUEST_PORT = 5201
 # The same addresses for all; the host's 127.0.0.1 is the gateway's address, so that nothing leaves this machine.
 PASTA = ["pasta", "--foreground", "--quiet", "--config-net", "--no-dhcp", "--ipv4-only", "--ns-ifname", "tap0", "--mtu", "65520",

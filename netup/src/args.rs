@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
 
-    /// How TCP is forwarded: by slirp4netns, which keeps the client's address, or by d-netup itself, several times faster
+    /// How TCP is forwarded: by slirp4netns, which keeps the client's address, or by d-netup itself, which is faster
     #[arg(long, value_enum, value_name = "HOW")]
     pub forward: Option<Forwarder>,
 
