@@ -222,7 +222,7 @@ fn hostname(args: &Args, docker: &Docker, dir: &Directory) -> Result<String> {
         }
         return Ok(name.to_owned());
     }
-    let last = dir.path.file_name().unwrap_or_default().to_string_lossy();
+    let last = dir.name.to_string_lossy();
     let clean = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' };
     let name: String = last.chars().map(clean).take(64).collect();
     let name = name.trim_matches(['-', '.']).to_owned();

@@ -8,6 +8,7 @@ use crate::process::pty;
 
 fn directory(config: &str) -> Directory {
     Directory {
+        name: "My Box".into(),
         path: "/c/My Box".into(),
         filesystem: Filesystem::Folder("/c/My Box/rootfs".into()),
         config: Config::parse(config.as_bytes()).unwrap(),

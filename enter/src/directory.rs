@@ -2,6 +2,7 @@
 //!
 //! All that has to be read before anything is decided is read here, once: config.json, and the image's passwd and group.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -41,6 +42,8 @@ pub enum Filesystem {
 /// A directory that can be entered.
 #[derive(Debug)]
 pub struct Directory {
+    /// Its name, as it was called: a link's own, unless that is `.` or ends with `..`.
+    pub name: OsString,
     /// Its absolute path.
     pub path: PathBuf,
     /// Its root filesystem.
@@ -94,6 +97,7 @@ impl Directory {
             owner: meta.uid(),
             passwd: read_inside(&roots, "etc/passwd"),
             group: read_inside(&roots, "etc/group"),
+            name: path.file_name().or(absolute.file_name()).unwrap_or_default().to_owned(),
             room_beside: absolute.parent().is_some_and(|p| rustix::fs::access(p, Access::WRITE_OK).is_ok()),
             has_apt: find(&roots, "etc/apt").is_some(),
             config: config.unwrap_or_default(),

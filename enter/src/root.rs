@@ -66,7 +66,8 @@ impl Sources {
         let open = |path: &Path| open_path(path).or_exit(Exit::Enter, || format!("cannot open {}", path.display()));
         let base = match &plan.filesystem {
             Filesystem::Folder(folder) => Base::Folder(
-                clone_tree(CWD, folder).or_exit(Exit::Enter, || format!("cannot take {}", folder.display()))?,
+                clone_tree(CWD, folder)
+                    .or_exit(Exit::Enter, || format!("cannot open the root filesystem {}", folder.display()))?,
             ),
             Filesystem::Overlay { layers, upper, work } => Base::Overlay {
                 layers: layers.iter().map(|l| open(l)).collect::<Result<_>>()?,
@@ -246,7 +247,7 @@ fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
             Err(e)
                 if matches!(
                     Errno::from_io_error(&e),
-                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR | Errno::OVERFLOW)
+                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR | Errno::OVERFLOW | Errno::LOOP)
                 ) =>
             {
                 warnings.push(format!("{} is the image's own: {}", path.display(), chain(&e.into())));

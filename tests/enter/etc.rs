@@ -16,6 +16,8 @@ fn the_host_name_is_dirs_last_component() {
         // It is inside only.
         assert_ne!(rustix::system::uname().nodename().to_string_lossy(), "other.example");
         place.outside("cd box && d-enter --map $MAP . hostname").ok().prints("box");
+        place.outside("cd box/rootfs && d-enter --map $MAP .. hostname").ok().prints("box");
+        place.outside("ln -s box web && d-enter --map $MAP web/ hostname").ok().prints("web");
         for bad in ["", "a b"] {
             place.enter(&["--hostname", bad], &["true"]).fails(125);
         }
@@ -81,6 +83,10 @@ fn links_in_their_place_are_resolved_inside() {
             place.sh("--dns 9.9.9.9", "grep -c 9.9.9.9 /etc/resolv.conf").ok().prints("1");
             assert_eq!(fs::read_link(place.rootfs("etc/resolv.conf")).expect("still a link").to_str(), Some(target));
         }
+        // One that leads nowhere at all is left as it is.
+        fs::remove_file(place.rootfs("etc/resolv.conf")).expect("removed");
+        symlink("resolv.conf", place.rootfs("etc/resolv.conf")).expect("a link");
+        place.sh("--dns 9.9.9.9", "true").ok().err_has("warning: /etc/resolv.conf is the image's own");
         // A link out of the container is one inside it.
         let outside = place.scratch.write("outside", "host\n");
         fs::remove_file(place.rootfs("etc/resolv.conf")).expect("removed");

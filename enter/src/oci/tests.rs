@@ -48,6 +48,7 @@ fn bundle() -> Value {
 
 fn decide(config: &Value, line: &str) -> Result<Plan> {
     let directory = Directory {
+        name: "b".into(),
         path: "/b".into(),
         filesystem: Filesystem::Folder("/b/rootfs".into()),
         config: Config::parse(config.to_string().as_bytes())?,
