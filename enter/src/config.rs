@@ -152,6 +152,7 @@ fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
                 _ => return Err(wrong(key, "true or false")),
             },
             ArgAction::Append => push_list(&mut argv, key, value)?,
+            _ if key == "ephemeral" && *value == Value::Bool(false) => {}
             _ => argv.push(single(key, value)?),
         }
     }
@@ -196,7 +197,7 @@ fn push_list(argv: &mut Vec<OsString>, key: &str, value: &Value) -> Result<()> {
     if key == "bind" || key == "ro-bind" {
         let expected = || wrong(key, "a list of [SRC, DST] pairs");
         for pair in value.as_array().ok_or_else(expected)? {
-            match texts(key, pair)?.as_slice() {
+            match texts(key, pair).map_err(|_| expected())?.as_slice() {
                 [src, dst] => argv.extend([format!("--{key}").into(), src.into(), dst.into()]),
                 _ => return Err(expected()),
             }
@@ -307,13 +308,13 @@ mod tests {
     #[test]
     fn lower_case_keys_are_the_long_options() {
         let config = parse(
-            r#"{"net":true,"fakeroot":true,"publish":["8080:80",9090],"memory":"512M","tmpfs":["/scratch"],"read-only":false,
+            r#"{"net":true,"fakeroot":true,"publish":["8080:80",9090],"memory":"512M","tmpfs":["/scratch"],"read-only":false,"ephemeral":false,
                 "bind":[["/a b","/c"]],"volume":["/x:/y"],"map":"single","cpus":1.5,"unknown":[1],"help":1}"#,
         );
         let o = config.options;
         assert_eq!((o.net.as_deref(), o.fakeroot, o.read_only), (Some("user"), true, false));
         assert_eq!((o.publish, o.cpus.as_deref()), (vec!["8080:80".to_owned(), "9090".to_owned()], Some("1.5")));
-        assert_eq!(o.mounts.len(), 3);
+        assert_eq!((o.mounts.len(), o.ephemeral), (3, None));
     }
 
     #[test]
