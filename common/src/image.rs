@@ -43,6 +43,18 @@ pub mod media {
         t == CONFIG || t == DOCKER_CONFIG
     }
 
+    /// Whether `t` is a layer of an image's file system; a type that says nothing may be one.
+    pub fn is_layer(t: &str) -> bool {
+        const LAYERS: [&str; 3] = [
+            "application/vnd.oci.image.layer.",
+            "application/vnd.docker.image.rootfs.",
+            "application/vnd.docker.container.image.rootfs.",
+        ];
+        let said_nothing =
+            ["", "application/octet-stream", "application/x-tar", "application/x-gtar", "application/gzip"];
+        LAYERS.iter().any(|prefix| t.starts_with(prefix)) || said_nothing.contains(&t)
+    }
+
     /// Whether `t` is a layer that its publisher keeps elsewhere (`urls`).
     pub fn is_foreign(t: &str) -> bool {
         t.contains(".nondistributable.") || t.contains(".foreign.")

@@ -16,7 +16,7 @@ use crate::network::Cidr;
 /// Connects the network namespace of PID and stays until PID ends, or runs CMD in a network namespace of its own. A PID that
 /// shares the caller's network stands for the one other network namespace among its descendants.
 #[derive(Parser, Debug)]
-#[command(name = "d-netup", version, max_term_width = 100, infer_long_args = false)]
+#[command(name = "d-netup", version, max_term_width = 100, infer_long_args = false, args_override_self = true)]
 #[command(override_usage = "d-netup [OPTIONS] PID\n       d-netup [OPTIONS] -- CMD [ARG...]\n       \
     d-netup --list [--json] PID\n       d-netup --add SPEC PID\n       d-netup --remove ID PID\n       \
     d-netup --check [--json]")]

@@ -15,7 +15,7 @@ use crate::progress::Mode;
 ///
 /// For each REF one line is printed: the path of the image's manifest in the cache. d-unpack "$(d-pull REF)" DIR unpacks it.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "d-pull", version, infer_long_args = false)]
+#[command(name = "d-pull", version, infer_long_args = false, args_override_self = true)]
 pub struct Args {
     /// The images.
     #[arg(value_name = "REF", help = "Images: NAME[:TAG][@DIGEST], as in docker pull")]

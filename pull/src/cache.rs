@@ -21,6 +21,7 @@ use std::time::Duration;
 use anyhow::Result;
 use d_common::digest::{Algorithm, Digest};
 use d_common::exit::{Exit, OrExit};
+use d_common::fail;
 use d_common::image::Descriptor;
 use d_common::layout::{Layout, MAX_JSON, read_bounded};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
@@ -86,6 +87,26 @@ impl Cache {
         self.replace("oci-layout", OCI_LAYOUT).or_exit(Exit::CantCreate, step)
     }
 
+    /// Looks whether the layout that is there, if any, is one of version 1.
+    ///
+    /// # Errors
+    /// [`Exit::Data`] when it is not.
+    pub fn check_version(&self) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Marker {
+            image_layout_version: String,
+        }
+        let path = self.layout.root().join("oci-layout");
+        let Ok(file) = File::open(&path) else { return Ok(()) };
+        let marker = read_bounded(file, MAX_JSON).ok().and_then(|b| serde_json::from_slice::<Marker>(&b).ok());
+        match marker.map(|m| m.image_layout_version) {
+            Some(version) if version.starts_with("1.") => Ok(()),
+            Some(version) => fail!(Exit::Data, "{}: version {version:?} of the layout is unknown", path.display()),
+            None => fail!(Exit::Data, "{} is broken; remove it, and the next pull writes it anew", path.display()),
+        }
+    }
+
     /// Waits for the cache's lock. Nobody holds it for long.
     ///
     /// # Errors
@@ -135,13 +156,16 @@ impl Cache {
         }
     }
 
-    /// Index.json.
+    /// Index.json; an empty one where there is none, since to remove it is to forget all names.
     ///
     /// # Errors
-    /// [`Exit::NotFound`] if there is none, [`Exit::Data`] if it is broken.
+    /// [`Exit::Data`] if it is broken, [`Exit::NotAllowed`] if it is someone else's.
     pub fn index(&self) -> Result<Index> {
         let path = self.layout.root().join("index.json");
-        let file = File::open(&path).or_exit(Exit::NotFound, || format!("cannot open {}", path.display()))?;
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
+            file => file.or_exit(Exit::NotAllowed, || format!("cannot open {}", path.display()))?,
+        };
         let bytes = read_bounded(file, MAX_JSON).or_exit(Exit::Data, || format!("cannot read {}", path.display()))?;
         Index::parse(&bytes).or_exit(Exit::Data, || format!("{} is no image index; try d-pull --fsck", path.display()))
     }

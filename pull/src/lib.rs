@@ -59,6 +59,9 @@ use crate::target::Target;
 /// What concerns no single image.
 pub fn run(plan: Plan, report: Report) -> Result<Option<Exit>> {
     let context = Context::new(plan, report)?;
+    if context.plan.action != Action::Check {
+        context.cache.check_version()?;
+    }
     let results = Results(context.plan.format);
     let mut failures = Failures { report, first: None };
     match &context.plan.action {

@@ -92,7 +92,9 @@ pub fn write(path: &Path, pins: &[Pin]) -> Result<()> {
             text += &format!("{pin}\n");
         }
     }
-    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+    // To read a pipe would be to wait for what only we can write.
+    let is_file = fs::metadata(path).is_ok_and(|m| m.is_file());
+    if is_file && fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(());
     }
     let target = Target::create(path)?;

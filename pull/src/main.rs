@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     if let Some(shell) = args.completions {
         return args::complete(shell);
     }
-    let plan = env::current_dir().map_err(Into::into).and_then(|cwd| Plan::new(args, &|name| env::var_os(name), &cwd));
+    // A working directory that is gone is missed only by whoever needs it.
+    let cwd = env::current_dir().ok();
+    let plan = Plan::new(args, &|name| env::var_os(name), cwd.as_deref());
     match plan.and_then(|plan| d_pull::run(plan, report)) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(first)) => code(first),

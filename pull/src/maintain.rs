@@ -33,18 +33,16 @@ const BUFFER: usize = 256 << 10;
 /// # Errors
 /// [`Exit::Data`] for a broken index.json, [`Exit::Io`] for stdout.
 pub fn list(context: &Context, results: Results) -> Result<()> {
-    let mut entries = match context.cache.index() {
-        Ok(index) => index.entries(),
-        // No cache yet, no images.
-        Err(_) if !context.cache.layout.root().join("index.json").exists() => Vec::new(),
-        Err(error) => return Err(error),
-    };
+    let mut entries = context.cache.index()?.entries();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     for entry in entries {
         // What other tools wrote may have names of their own, such as `latest`: they are no references in full.
         let parsed = entry.reference().parse::<Reference>().ok();
         let Some(reference) = parsed.filter(|r| r.to_string() == entry.reference()) else { continue };
         let platform = platform_of(&entry);
+        if context.plan.platform_given && platform != context.plan.platform {
+            continue;
+        }
         results.listed(&Pin { reference, platform, digest: entry.manifest.digest })?;
     }
     Ok(())

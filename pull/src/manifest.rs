@@ -74,6 +74,11 @@ impl Document {
         let manifest: Manifest =
             serde_json::from_value(json).or_exit(Exit::Data, || format!("the manifest of {what} is broken"))?;
         bounded(manifest.layers.len(), what)?;
+        // Signatures and attestations have an image's config and layers of their own kinds.
+        if let Some(layer) = manifest.layers.iter().find(|l| !media::is_layer(&l.media_type)) {
+            let kind = manifest.artifact_type.as_ref().filter(|t| !t.is_empty()).unwrap_or(&layer.media_type);
+            fail!(Exit::Data, "{what} is no image but an artifact of type {kind}");
+        }
         Ok((Self::Image(Box::new(manifest)), media_type))
     }
 }
@@ -164,11 +169,14 @@ mod tests {
     #[test]
     fn what_is_no_image_is_refused_by_name() {
         let helm = "application/vnd.cncf.helm.config.v1+json";
+        let layers =
+            |t: &str| image(media::CONFIG, "").replace(r#""layers":[]"#, &format!(r#""layers":[{}]"#, descriptor(t)));
         let sbom = format!(r#","artifactType":"application/spdx+json","mediaType":"{}""#, media::MANIFEST);
         for (json, said, want) in [
             (image(helm, ""), "", helm),
             (image(EMPTY, &sbom), "", "application/spdx+json"),
             (image(EMPTY, ""), "", EMPTY),
+            (layers("application/vnd.in-toto+json"), "", "application/vnd.in-toto+json"),
             (r#"{"mediaType":"application/vnd.cncf.oras.artifact.manifest.v1+json"}"#.into(), "", "oras.artifact"),
             (r#"{"schemaVersion":1,"fsLayers":[]}"#.into(), "", "schema 1"),
             (r#"{"schemaVersion":2}"#.into(), SCHEMA1[1], "schema 1"),

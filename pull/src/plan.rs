@@ -13,12 +13,16 @@ use crate::args::{Args, Env, Pull};
 use crate::folders::{Folders, RegistriesConf};
 use crate::progress::Mode;
 use crate::reference::{Reference, Version};
+use crate::sources::mirror_location;
 
 /// Blobs at once, unless said otherwise; and at most.
 const JOBS: usize = 6;
 const MAX_JOBS: usize = 64;
 /// Days after which an unused blob goes.
 const EXPIRE_DAYS: u32 = 30;
+
+/// The latest time that the eleven octal digits of a tar header hold.
+const MAX_DATE: u64 = 0o77_777_777_777;
 
 /// When the registry is asked.
 pub use crate::args::Pull as PullMode;
@@ -66,6 +70,8 @@ pub struct Plan {
     pub progress: Mode,
     /// How much is said.
     pub level: Level,
+    /// The time of an archive's members (reproducible-builds.org, `SOURCE_DATE_EPOCH`).
+    pub source_date: u64,
 }
 
 /// What to do.
@@ -152,7 +158,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Exit::Usage`] with what is wrong.
-    pub fn new(args: Args, env: Env<'_>, cwd: &Path) -> Result<Self> {
+    pub fn new(args: Args, env: Env<'_>, cwd: Option<&Path>) -> Result<Self> {
         let folders = Folders::new(env);
         let text = |name: &str| env(name).and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
         let action = action(&args)?;
@@ -174,10 +180,21 @@ impl Plan {
         if cache.as_os_str().is_empty() {
             fail!(Exit::Usage, "--cache is empty: the command that should print it failed");
         }
+        if cache.is_relative() && cwd.is_none() {
+            fail!(Exit::NotFound, "the working directory is gone, and with it the cache {}", cache.display());
+        }
+        let pulls = matches!(action, Action::Pull { .. });
+        if args.json && pulls && cache.to_str().is_none() {
+            fail!(Exit::Usage, "--json cannot show the path {}, which is not UTF-8", cache.display());
+        }
+        let archives = matches!(action, Action::Pull { output: Some(_), .. });
+        let epoch = text("SOURCE_DATE_EPOCH").filter(|_| archives);
+        args.mirror.iter().try_for_each(|mirror| mirror_location(mirror).map(drop))?;
         Ok(Self {
             action,
+            source_date: number("", None, "SOURCE_DATE_EPOCH", epoch, 0..=MAX_DATE, 0)?,
             // Without the `.` in `./cache`: it is printed.
-            cache: cwd.join(cache).components().collect(),
+            cache: cwd.unwrap_or(Path::new("/")).join(cache).components().collect(),
             platform,
             platform_given,
             jobs: number("--jobs", args.jobs, "D_JOBS", text("D_JOBS"), 1..=MAX_JOBS, JOBS)?,
@@ -255,8 +272,8 @@ fn action(args: &Args) -> Result<Action> {
                 "--list-tags, --digest, --manifest and --config pull nothing: no -o or --write-lock with them"
             );
         }
-        if show == Show::Tags && args.offline {
-            fail!(Exit::Usage, "--list-tags asks the registry: not with --offline");
+        if show == Show::Tags && (args.offline || args.pull == Some(Pull::Never)) {
+            fail!(Exit::Usage, "--list-tags asks the registry: not with --offline or --pull=never");
         }
         return Ok(Action::Show(show, refs, args.locked.clone()));
     }
@@ -319,7 +336,7 @@ mod tests {
             let found = env.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
             found.or_else(|| (name == "HOME").then(|| "/home/u".into()))
         };
-        Plan::new(args, &get, Path::new("/cwd"))
+        Plan::new(args, &get, Some(Path::new("/cwd")))
     }
 
     #[test]
@@ -336,6 +353,9 @@ mod tests {
             .unwrap();
         assert_eq!((p.jobs, p.expire_days, p.platform.to_string().as_str()), (2, 7, "linux/s390x"));
         assert_eq!(plan(&["x"], &[("D_JOBS", "")]).unwrap().jobs, JOBS);
+        let p =
+            plan(&["x", "-qq", "-j2", "--jobs=4", "--mirror", "m", "--mirror=n", "--digest", "--digest"], &[]).unwrap();
+        assert_eq!((p.jobs, p.mirrors.as_slice()), (4, &["m".to_owned(), "n".to_owned()][..]));
     }
 
     #[test]
@@ -368,6 +388,7 @@ mod tests {
             &["x", "--digest", "-o", "f"],
             &["x", "--digest", "--manifest"],
             &["x", "--list-tags", "--offline"],
+            &["x", "--list-tags", "--pull=never"],
             &["x", "--off"],
             &["x", "h.io/y", "--creds-fd", "3"],
             &["--list", "--creds-fd", "3"],
@@ -376,13 +397,14 @@ mod tests {
             &["--check", "--gc"],
             &["x", "-0", "--json"],
             &["x", "--timeout", "0"],
+            &["x", "--mirror", "bad host/x y"],
         ] {
             assert!(plan(args, &[]).is_err(), "{args:?}");
         }
         assert!(plan(&["x"], &[("D_JOBS", "no")]).unwrap_err().to_string().contains("D_JOBS"));
         let home = |name: &str| (name == "D_PLATFORM").then(OsString::new);
         let args = Args::try_parse_from(["d-pull", "x"]).unwrap();
-        assert!(Plan::new(args, &home, Path::new("/")).unwrap_err().to_string().contains("set HOME"));
+        assert!(Plan::new(args, &home, None).unwrap_err().to_string().contains("set HOME"));
     }
 
     #[test]

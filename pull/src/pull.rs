@@ -12,6 +12,7 @@ use d_common::digest::Digest;
 use d_common::exit::Exit;
 use d_common::fail;
 use d_common::image::{Descriptor, media};
+use d_common::layout::Layout;
 use d_common::platform::Platform;
 
 use crate::archive::{Archive, name_of as member_name};
@@ -65,7 +66,9 @@ pub fn pull(context: &Context, wanted: &Wanted, archive: Option<&mut dyn Write>)
         let streamed = archive.is_some();
         fetch_all(&fetcher, context.plan.jobs, &blobs, streamed, |growths| {
             image.documents().try_for_each(|document| cache.put(&document.digest, &document.bytes))?;
-            archive.map_or(Ok(()), |out| write_archive(out, &image, &entry, &blobs, growths))
+            archive.map_or(Ok(()), |out| {
+                write_archive(Archive::new(out, context.plan.source_date), &image, &entry, &blobs, growths)
+            })
         })?;
     }
     cache.touch(needs(&image, &blobs));
@@ -83,7 +86,8 @@ fn needs<'a>(image: &'a Image, blobs: &[&'a Descriptor]) -> impl Iterator<Item =
 /// Claims what an image needs; `None` if all of it is there already.
 fn claim(cache: &Cache, image: &Image, blobs: &[&Descriptor]) -> Result<Option<Registration>> {
     let stored = |document: &Blob| cache.layout.blob_path(&document.digest).exists();
-    if image.documents().all(stored) && blobs.iter().all(|b| cache.has(b)) {
+    let is_layout = Layout::is_at(cache.layout.root());
+    if is_layout && image.documents().all(stored) && blobs.iter().all(|b| cache.has(b)) {
         return Ok(None);
     }
     cache.create()?;
@@ -168,13 +172,12 @@ fn fetch_all(
 }
 
 fn write_archive(
-    out: &mut dyn Write,
+    mut archive: Archive<&mut dyn Write>,
     image: &Image,
     entry: &Entry,
     blobs: &[&Descriptor],
     growths: &[Growth],
 ) -> Result<()> {
-    let mut archive = Archive::new(out, source_date());
     let mut index = Index::default();
     index.set(entry);
     archive.file("oci-layout", crate::cache::OCI_LAYOUT)?;
@@ -191,9 +194,4 @@ fn write_archive(
     }
     archive.finish()?;
     Ok(())
-}
-
-/// The time of the archive's members (reproducible-builds.org, `SOURCE_DATE_EPOCH`).
-fn source_date() -> u64 {
-    std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|s| s.parse().ok()).unwrap_or(0)
 }

@@ -178,6 +178,19 @@ fn check_registry(registry: &str) -> Result<(), String> {
     }
 }
 
+/// Checks `HOST[:PORT][/PATH]`, as mirrors are given.
+///
+/// # Errors
+/// A sentence of what is wrong.
+pub fn check_location(location: &str) -> Result<(), String> {
+    let (registry, path) = location.split_once('/').map_or((location, None), |(r, p)| (r, Some(p)));
+    check_registry(registry)?;
+    match path {
+        Some(path) if !path.split('/').all(is_component) => Err(format!("{path:?} is no path of a repository")),
+        _ => Ok(()),
+    }
+}
+
 /// Checks the path as it was written, and the length of what it stands for.
 fn check_path(path: &str, repository: &str) -> Result<(), &'static str> {
     if path.is_empty() {

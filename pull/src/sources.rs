@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit};
+use d_common::exit::{Exit, failure};
 use d_common::fail;
 use serde::Deserialize;
 
-use crate::reference::{Reference, Version};
+use crate::reference::{Reference, Version, check_location};
 
 /// A repository on a registry, which an image may come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,12 @@ impl Registries {
     /// # Errors
     /// [`Exit::Data`] when it is not what containers-registries.conf(5) describes.
     pub fn add(&mut self, file: &str, text: &str) -> Result<()> {
-        let parsed: File = toml::from_str(text).or_exit(Exit::Data, || format!("cannot read {file}"))?;
+        // The error's own text is a picture of several lines.
+        let parsed: File = toml::from_str(text).map_err(|e| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            failure(Exit::Data, format!("cannot read {file}: line {line}: {}", e.message().replace('\n', ", ")))
+        })?;
         for mut entry in parsed.registry {
             if entry.prefix.is_empty() {
                 entry.prefix.clone_from(&entry.location);
@@ -99,11 +104,8 @@ impl Registries {
         let full = reference.to_string();
         let mut sources = Vec::new();
         for mirror in mirrors {
-            let (location, http) = match mirror.split_once("://") {
-                Some((scheme, rest)) => (rest, scheme == "http"),
-                None => (mirror.as_str(), false),
-            };
-            sources.push(Source::at(&format!("{}/{}", location.trim_end_matches('/'), reference.repository), http)?);
+            let (location, insecure) = mirror_location(mirror)?;
+            sources.push(Source::at(&format!("{location}/{}", reference.repository), insecure)?);
         }
         let candidates = self.0.values().filter_map(|e| Some((matched(&e.prefix, &full)?, e)));
         let Some((length, entry)) = candidates.max_by_key(|(_, e)| e.prefix.len()) else {
@@ -128,6 +130,24 @@ impl Registries {
         let own = if entry.location.is_empty() { name.clone() } else { format!("{}{rest}", entry.location) };
         sources.push(Source::at(&own, insecure || entry.insecure)?);
         Ok(sources)
+    }
+}
+
+/// The location that `--mirror` names, `[http[s]://]HOST[:PORT][/PATH]`, and whether it is one without TLS.
+///
+/// # Errors
+/// [`Exit::Usage`].
+pub fn mirror_location(mirror: &str) -> Result<(&str, bool)> {
+    let (location, insecure) = match mirror.split_once("://") {
+        Some(("http", rest)) => (rest, true),
+        Some(("https", rest)) => (rest, false),
+        Some((scheme, _)) => fail!(Exit::Usage, "--mirror {mirror:?}: no registry is reached by {scheme}://"),
+        None => (mirror, false),
+    };
+    let location = location.trim_end_matches('/');
+    match check_location(location) {
+        Ok(()) => Ok((location, insecure)),
+        Err(why) => fail!(Exit::Usage, "--mirror {mirror:?}: {why}"),
     }
 }
 
@@ -202,9 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn mirrors_are_hosts_and_paths() {
+        let of = |mirror| mirror_location(mirror).ok();
+        assert_eq!(of("http://m:5000/"), Some(("m:5000", true)));
+        assert_eq!(of("https://n/cache/a_b/"), Some(("n/cache/a_b", false)));
+        assert_eq!(of("[::1]:5000"), Some(("[::1]:5000", false)));
+        for bad in ["", "http://", "bad host/x y", "m/x y", "m/A", "m//x", "ftp://m", "m:port", "oci:/x"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn broken_files_are_named() {
         for bad in ["[[registry]]\n", "[[registry]]\nlocation = 1\n", "x = [", "registry = 5"] {
-            assert!(sources(bad, "alpine", &[]).is_err(), "{bad}");
+            let error = sources(bad, "alpine", &[]).unwrap_err().to_string();
+            assert!(error.contains("registries.conf") && !error.contains('\n'), "{bad}: {error}");
         }
     }
 }

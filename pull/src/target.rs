@@ -10,7 +10,8 @@ use rustix::fs::FlockOperation;
 
 use crate::cache::{is_at, lock_file};
 
-/// A file in the making: written beside it and renamed at the end; a pipe or device is written as it is.
+/// A file in the making: written beside it and renamed at the end; a pipe, a device and
+/// `/dev/stdout` are written as they are.
 #[derive(Debug)]
 pub struct Target {
     file: File,
@@ -25,8 +26,10 @@ impl Target {
     /// [`Exit::CantCreate`], also when another d-pull writes it right now.
     pub fn create(path: &Path) -> Result<Self> {
         let step = || format!("cannot write {}", path.display());
-        if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
-            let file = OpenOptions::new().write(true).open(path).or_exit(Exit::CantCreate, step)?;
+        let found = fs::metadata(path).ok().filter(|m| !m.is_dir() && (!m.is_file() || is_descriptor(path)));
+        if let Some(found) = found {
+            let file = OpenOptions::new().write(true).append(found.is_file()).open(path);
+            let file = file.or_exit(Exit::CantCreate, step)?;
             return Ok(Self { file, rename: None });
         }
         let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
@@ -60,6 +63,12 @@ impl Target {
         }
         done.or_exit(Exit::CantCreate, || format!("cannot write {}", path.display()))
     }
+}
+
+/// Whether a path stands for a descriptor of ours, whose file may have been written to by others.
+fn is_descriptor(path: &Path) -> bool {
+    let streams = ["/dev/stdout", "/dev/stderr"].map(Path::new);
+    streams.contains(&path) || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 
 impl Drop for Target {

@@ -317,3 +317,42 @@ fn a_full_disk_is_73_and_leaves_nothing_there() {
     }
     done.expect(done.code() == 73, "exit code 73").prints("").err_has("No space left on device");
 }
+
+#[test]
+fn a_cache_without_a_name_or_a_marker_is_mended() {
+    let store = Store::of(&image(&[100]));
+    let (scratch, bad) = (Scratch::new(), BadRegistry::start(move |r| store.answer(r)));
+    let name = bad.image("x:latest");
+    let path = scratch.run(["d-pull", &name]).ok().out();
+    // Whoever removes index.json wants all names gone.
+    fs::remove_file(scratch.cache().join("index.json")).unwrap();
+    scratch.run(["d-pull", "--list"]).ok().prints("");
+    scratch.run(["d-pull", "--offline", &name]).fails(66).err_has("not in the cache");
+    scratch.run(["d-pull", &name]).ok().prints(&path);
+    scratch.run(["d-pull", "--list"]).ok().out_has(&name);
+    fs::remove_file(scratch.cache().join("oci-layout")).unwrap();
+    scratch.run(["d-pull", &name]).ok().prints(&path);
+    assert!(scratch.cache().join("oci-layout").exists());
+    // A layout of the future is nobody's to write to.
+    fs::write(scratch.cache().join("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
+    scratch.run(["d-pull", &name]).fails(65).err_has("2.0.0");
+}
+
+#[test]
+fn the_working_directory_may_be_gone() {
+    let store = Store::of(&image(&[100]));
+    let (scratch, bad) = (Scratch::new(), BadRegistry::start(move |r| store.answer(r)));
+    let gone = |args: &str| scratch.sh(&format!("mkdir g; cd g; rmdir ../g; d-pull {args} {}", bad.image("x")));
+    gone("").ok();
+    gone("--cache c").fails(66).err_has("the working directory is gone");
+}
+
+#[test]
+fn what_is_listed_is_of_the_platform_that_is_asked_for() {
+    let store = Store::of(&image(&[100]));
+    let (scratch, bad) = (Scratch::new(), BadRegistry::start(move |r| store.answer(r)));
+    scratch.run(["d-pull", &bad.image("x")]).ok();
+    let here = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    scratch.run(["d-pull", "--list", "--platform", here]).ok().out_has(here);
+    scratch.run(["d-pull", "--list", "--platform", "linux/s390x"]).ok().prints("");
+}

@@ -167,6 +167,20 @@ fn what_is_no_image_is_refused_by_its_name() {
 }
 
 #[test]
+fn signatures_and_attestations_are_no_images_though_their_config_is_one() {
+    for kind in ["application/vnd.dev.cosign.simplesigning.v1+json", "application/vnd.in-toto+json"] {
+        let bytes = manifest(&descriptor(CONFIG, &host_config()), &[descriptor(kind, b"{}")]);
+        let exact = format!("x@{}", Digest::of(&bytes));
+        let bad = serve(Store::new().blob(host_config()).blob(&b"{}"[..]).manifest("latest", MANIFEST, bytes));
+        for name in ["x", &exact] {
+            let scratch = Scratch::new();
+            scratch.run(["d-pull", &bad.image(name)]).fails(65).prints("").err_has(kind);
+            assert_eq!(scratch.names("cache"), [""; 0], "nothing is left behind");
+        }
+    }
+}
+
+#[test]
 fn types_and_digests_in_headers_are_checked_where_they_are_there() {
     let image = image(&[100]);
     let (digest, manifest) = image.blobs().pop().unwrap();

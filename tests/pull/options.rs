@@ -77,6 +77,56 @@ fn lock_files_pin_images() {
 }
 
 #[test]
+fn a_lock_file_may_be_a_pipe_or_a_descriptor() {
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
+    let name = bad.image("x:latest");
+    let line = format!(
+        "{name} linux/{} {}",
+        if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        manifest_of(&image(&[100]))
+    );
+    let path = scratch.run(["d-pull", &name]).ok().out();
+    let both = format!("{path}\n{line}");
+    let sh = |script: &str| scratch.sh(&script.replace("NAME", &name)).timeout(Duration::from_secs(20)).ok().out();
+    assert_eq!(sh("d-pull --write-lock /dev/stdout NAME | cat"), both);
+    assert_eq!(sh("mkfifo fifo; cat fifo & d-pull --write-lock fifo NAME >/dev/null; wait"), line);
+    // What was written to the file before stays.
+    assert_eq!(sh("d-pull --write-lock /dev/stdout NAME >out; cat out"), both);
+}
+
+#[test]
+fn an_option_given_twice_is_what_it_was_last() {
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
+    let done = scratch.run(["d-pull", "-q", "-q", "-j2", "-j", "3", "--platform", "a/b", "--platform=linux/s390x"]);
+    done.arg(bad.image("x")).fails(66).err_has("linux/s390x");
+    scratch.run(["d-pull", "--cache", "/proc/x", "--cache", "c", "--json", "--json", &bad.image("x")]).ok();
+    assert!(scratch.join("c/index.json").exists());
+}
+
+#[test]
+fn what_needs_a_registry_is_no_offline_result() {
+    let scratch = Scratch::new();
+    for offline in ["--offline", "--pull=never"] {
+        scratch.run(["d-pull", offline, "--list-tags", "alpine"]).fails(64).prints("").err_has("--list-tags");
+    }
+}
+
+#[test]
+fn a_date_or_a_path_that_cannot_be_meant_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
+    let pull = |args: &[&str]| scratch.run(["d-pull", &bad.image("x")]).args(args);
+    pull(&["-o", "a.tar"]).env("SOURCE_DATE_EPOCH", "x").fails(64).err_has("SOURCE_DATE_EPOCH");
+    pull(&[]).env("SOURCE_DATE_EPOCH", "x").ok();
+    pull(&["-o", "a.tar"]).env("SOURCE_DATE_EPOCH", "86400").ok();
+    let cache = scratch.join(std::ffi::OsStr::from_bytes(b"not\xff").to_string_lossy().as_ref());
+    let cache = cache.with_file_name(std::ffi::OsStr::from_bytes(b"not\xff"));
+    let done = pull(&["--json"]).env("D_CACHE", &cache).fails(64);
+    done.prints("").err_has("not UTF-8");
+    pull(&[]).env("D_CACHE", &cache).ok();
+}
+
+#[test]
 fn tags_come_page_by_page() {
     let bad = BadRegistry::start(|r| {
         let host = r.header("host").unwrap_or_default();
@@ -149,8 +199,10 @@ fn mirrors_are_asked_first_and_may_fail() {
     scratch.run(["d-pull", "--cache", "3", "--list"]).ok().out_has("example.invalid/team/x:latest ");
     conf("[[registry]]\nlocation = \"example.invalid\"\nblocked = true\n");
     scratch.run(["d-pull", "example.invalid/x"]).fails(77).err_has("blocked by");
-    conf("rubbish");
-    scratch.run(["d-pull", &name]).fails(65).err_has("registries.conf");
+    conf("\nrubbish ===");
+    let done = scratch.run(["d-pull", &name]).fails(65);
+    done.err_has("registries.conf: line 2: ").expect(!done.err().contains(['?', '|']), "no picture");
+    scratch.run(["d-pull", "--mirror", "bad host/x y", &name]).fails(64).err_has("--mirror");
 }
 
 #[test]
