@@ -25,7 +25,7 @@ use std::path::Path;
 
 use d_tests::image::Image;
 use d_tests::tar::{Entry, tar};
-use d_tests::{Scratch, have, is_root};
+use d_tests::{Done, Scratch, have, is_root, skip};
 
 /// An image of these layers.
 fn image<const N: usize>(layers: [Vec<Entry>; N]) -> Image {
@@ -36,6 +36,29 @@ fn image<const N: usize>(layers: [Vec<Entry>; N]) -> Image {
 fn maps() -> Vec<&'static str> {
     let subid = is_root() || (have("newuidmap") && std::fs::read_to_string("/etc/subuid").is_ok_and(|t| !t.is_empty()));
     if subid { vec!["subid", "single", "keep-id"] } else { vec!["single"] }
+}
+
+/// Whether a test of owners inside cannot run here, and why not. Root is no reason to fail: it has tests of its own (as_root_).
+#[track_caller]
+fn lacks_owners(programs: &[&str]) -> bool {
+    if is_root() {
+        eprintln!("skipped: about ordinary users");
+        return true;
+    }
+    let missing = programs.iter().find(|program| !have(program));
+    match missing {
+        Some(program) => skip(&format!("no {program}")),
+        None if maps().len() == 1 => skip("no subordinate ids"),
+        None => return false,
+    }
+    true
+}
+
+/// Fails if anything was said; root without subordinate ids is told what that means.
+#[track_caller]
+fn is_silent(done: &Done) {
+    let is_told = is_root() && done.err().lines().count() == 1 && done.err().contains("no subordinate ids for root");
+    done.expect(done.stderr.is_empty() || is_told, "an empty stderr");
 }
 
 /// What find(1) prints of a tree as the container's root sees it, sorted, a line an entry.

@@ -1,9 +1,9 @@
 //! Filesystems that do not take all that an image has: one warning, and a tree that can be used.
 
+use d_tests::Scratch;
 use d_tests::tar::{Entry as E, tar};
-use d_tests::{Scratch, have, is_root, skip};
 
-use crate::maps;
+use crate::{lacks_owners, maps};
 
 /// An archive with owners, attributes, and directories that nobody may write.
 fn write_archive(scratch: &Scratch) {
@@ -33,8 +33,8 @@ fn script(map: &str) -> String {
 /// A server that knows nothing of user namespaces, changes no owner and keeps no attributes: as NFS, in FUSE.
 #[test]
 fn a_server_that_refuses_owners_and_attributes() {
-    if !have("bindfs") || is_root() {
-        return skip("needs bindfs and an ordinary user");
+    if lacks_owners(&["bindfs"]) {
+        return;
     }
     for map in maps() {
         let scratch = Scratch::new();

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use d_tests::tar::Entry as E;
-use d_tests::{Scratch, have, skip};
+use d_tests::{Scratch, skip};
 
-use crate::{find, image, maps};
+use crate::{find, image, lacks_owners, maps};
 
 /// Unpacks one layer under `map`, with `options`; where it is.
 #[track_caller]
@@ -19,8 +19,8 @@ fn unpack(scratch: &Scratch, map: &str, options: &[&str], layers: Vec<E>) -> std
 
 #[test]
 fn owners_are_those_of_the_layer_inside() {
-    if maps().len() == 1 || d_tests::is_root() {
-        return skip("needs newuidmap and an ordinary user");
+    if lacks_owners(&[]) {
+        return;
     }
     let scratch = Scratch::new();
     let layer = || vec![E::dir("d").owner(7, 8), E::file("d/f", "").owner(33, 44), E::symlink("l", "x").owner(5, 6)];
@@ -43,8 +43,8 @@ fn owners_are_those_of_the_layer_inside() {
 
 #[test]
 fn ids_that_are_not_mapped_are_refused_with_a_hint() {
-    if maps().len() == 1 || d_tests::is_root() {
-        return skip("needs newuidmap and an ordinary user");
+    if lacks_owners(&[]) {
+        return;
     }
     let scratch = Scratch::new();
     let manifest = image([vec![E::file("f", "").owner(3_000_000, 0)]]).write(&scratch.join("image"));
@@ -187,8 +187,8 @@ fn attributes_with_empty_and_binary_values() {
 
 #[test]
 fn file_capabilities_are_those_of_the_containers_root() {
-    if maps().len() == 1 || !have("getcap") || d_tests::is_root() {
-        return skip("needs newuidmap, getcap and an ordinary user");
+    if lacks_owners(&["getcap"]) {
+        return;
     }
     // CAP_NET_RAW, effective: version 2, and version 3 with somebody else's root.
     let sets = [0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use d_tests::image::Image;
 use d_tests::listing::{Difference, Listing};
 use d_tests::tar::{Entry as E, kind, tar};
-use d_tests::{Scratch, fixture, have, is_root, skip};
+use d_tests::{Scratch, fixture, have, skip};
 
-use crate::{image, maps};
+use crate::{image, lacks_owners};
 
 /// Differences that are meant, of one reason: paths, fields, and why.
 type Named = (&'static [&'static str], &'static [&'static str], &'static str);
@@ -135,16 +135,16 @@ fn against_umoci(scratch: &Scratch, image: &Path, named: &[Named]) {
 
 #[test]
 fn debian_is_the_same_as_by_umoci() {
-    if maps().len() == 1 || is_root() || !have("umoci") || !have("getfattr") {
-        return skip("needs newuidmap, an ordinary user, umoci and getfattr");
+    if lacks_owners(&["umoci", "getfattr"]) {
+        return;
     }
     against_umoci(&Scratch::new(), &fixture("debian"), &[]);
 }
 
 #[test]
 fn all_corners_are_the_same_as_by_umoci() {
-    if maps().len() == 1 || is_root() || !have("umoci") || !have("getfattr") {
-        return skip("needs newuidmap, an ordinary user, umoci and getfattr");
+    if lacks_owners(&["umoci", "getfattr"]) {
+        return;
     }
     let scratch = Scratch::new();
     corners().write(&scratch.join("image"));

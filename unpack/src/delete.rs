@@ -25,7 +25,7 @@ use crate::remove;
 /// # Errors
 /// The first failure, when all were tried.
 pub fn run(dirs: &[PathBuf], volumes: bool, report: &Report) -> Result<()> {
-    let identity = Identity::take(widest_map(dirs), report)?;
+    let is_single = Identity::take_to_delete(widest_map(dirs), report)?;
     let mut first = None;
     for dir in dirs {
         if let Err(error) = delete(dir, volumes, report) {
@@ -38,7 +38,7 @@ pub fn run(dirs: &[PathBuf], volumes: bool, report: &Report) -> Result<()> {
     }
     match first {
         // Without the ids of the tree there is no way.
-        Some(error) if identity.map.is_single() && exit_of(&error) == Exit::NotAllowed => {
+        Some(error) if is_single && exit_of(&error) == Exit::NotAllowed => {
             Err(error.context("some of it belongs to subordinate ids"))
         }
         Some(error) => Err(error),

@@ -71,6 +71,18 @@ impl Identity {
         Ok(Self { map, owners: Owners::Mine, is_mighty: entered.is_ok(), me: (0, 0) })
     }
 
+    /// Becomes who may delete what was unpacked under `choice`: root as it is, others in their user namespace. Whether that has one
+    /// id only.
+    ///
+    /// # Errors
+    /// As [`Identity::take`].
+    pub fn take_to_delete(choice: MapChoice, report: &Report) -> Result<bool> {
+        if userns::facts().privileged {
+            return Ok(false);
+        }
+        Self::take(choice, report).map(|identity| identity.map.is_single())
+    }
+
     fn privileged(map: IdMap, facts: &Facts) -> Self {
         let owners = if map.is_single() { Owners::Mine } else { Owners::Outside };
         Self { map, owners, is_mighty: true, me: (facts.uid, facts.gid) }

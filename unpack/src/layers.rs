@@ -180,7 +180,7 @@ pub fn collect(cache: &Path, report: &Report) -> Result<()> {
     }
     let cannot = || format!("cannot collect {}", root.display());
     // The layers may belong to subordinate ids.
-    Identity::take(MapChoice::Auto, report)?;
+    Identity::take_to_delete(MapChoice::Auto, report)?;
     let Some(_lock) = lock(&root, Sharing::Exclusive).or_exit(Exit::CantCreate, cannot)? else {
         fail!(Exit::CantCreate, "{}: another d-unpack is at work there", cannot());
     };
