@@ -95,6 +95,33 @@ fn replacing_keeps_volumes_and_edits() {
 }
 
 #[test]
+fn an_edited_config_tells_whose_the_new_files_are() {
+    if crate::maps().len() == 1 {
+        return d_tests::skip("no subordinate ids");
+    }
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.run(["d-unpack", "-q", "--map=subid", "one", "c"]).ok();
+    scratch.write("c/config.json", r#"{"map": "subid", "Cmd": ["mine"]}"#);
+    scratch.run(["d-unpack", "-q", "--replace", "--map=single", "two", "c"]).ok();
+    assert_eq!(config(&scratch, "c/config.json"), json!({"map": "single", "Cmd": ["mine"]}));
+}
+
+#[test]
+fn a_read_only_directory_gets_no_new_one() {
+    if d_tests::is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.sh("mkdir ro; chmod 555 ro").ok();
+    for map in crate::maps() {
+        scratch.run(["d-unpack", "--map", map, "one", "ro/c"]).fails(73).err_has("Permission denied");
+    }
+    assert_eq!(scratch.names("ro"), [""; 0]);
+}
+
+#[test]
 fn the_same_image_touches_the_stamp_alone() {
     let scratch = Scratch::new();
     images(&scratch);
@@ -162,6 +189,9 @@ fn what_a_killed_run_left_goes_with_the_next() {
     assert!(scratch.names("").iter().any(|n| n.starts_with(".c.d-unpack.")));
     scratch.run(["d-unpack", "--remove", "c"]).ok();
     drop(run);
+    // It is dead to the next one when the kernel has closed its lock.
+    let is_free = || scratch.sh("flock -n .c.d-unpack.* true").done().code() == 0;
+    assert!(d_tests::eventually(Duration::from_secs(20), is_free));
     scratch.run(["d-unpack", "two", "c"]).ok();
     assert_eq!(scratch.names("").iter().filter(|n| n.starts_with('.')).count(), 0, "{:?}", scratch.names(""));
     assert_eq!(tree(&scratch, "c"), "d/ f=two");

@@ -66,7 +66,13 @@ fn layers_live_as_long_as_a_container_needs_them() {
     assert_eq!(count(), 3);
     scratch.run(["d-unpack", "--gc"]).ok();
     assert_eq!(count(), 3);
-    scratch.run(["d-unpack", "--remove", "cone"]).ok();
+    // Wherever a container is moved, its layers stay; and its old place can be another's.
+    scratch
+        .sh("mkdir elsewhere; mv cone elsewhere/; d-unpack --gc; d-unpack -q --layers two cone; d-unpack --remove cone")
+        .ok();
+    scratch.run(["d-unpack", "--gc"]).ok();
+    assert_eq!(count(), 3);
+    scratch.run(["d-unpack", "--remove", "elsewhere/cone"]).ok();
     scratch.run(["d-unpack", "--gc"]).ok();
     assert_eq!(count(), 2);
     scratch.run(["d-unpack", "--remove", "ctwo"]).ok();

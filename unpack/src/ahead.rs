@@ -11,7 +11,7 @@ use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 
 use crate::carried::{carry, reading};
-use crate::tar::Input;
+use crate::tar::{Input, read_buffered};
 
 /// The size of a buffer in bytes: large enough that a channel operation is nothing beside its inflation, small enough that it
 /// is still in the processor's cache when it is hashed and written.
@@ -120,11 +120,7 @@ impl Input for Ahead {}
 
 impl Read for Ahead {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let buffer = self.fill_buf()?;
-        let len = buffer.len().min(out.len());
-        out[..len].copy_from_slice(&buffer[..len]);
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, out)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::carried::reading;
 use crate::entry::normal;
 use crate::image::Store;
 use crate::layer::Content;
-use crate::tar::{Budget, Entry, Input, Kind, Reader};
+use crate::tar::{Budget, Entry, Input, Kind, Reader, read_buffered};
 
 /// Members of an image archive at most: layers, a few files each.
 const MAX_MEMBERS: u64 = 100_000;
@@ -201,10 +201,6 @@ impl BufRead for FileInput {
 
 impl Read for FileInput {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let buffer = self.fill_buf()?;
-        let len = buffer.len().min(out.len());
-        out[..len].copy_from_slice(&buffer[..len]);
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, out)
     }
 }

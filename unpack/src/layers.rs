@@ -2,7 +2,8 @@
 //!
 //! Each layer is a directory in CACHE/layers, by the digest of what its content hangs on: diff_id, id map, and the options that
 //! change it. Its whiteouts are overlayfs' own. DIR becomes an overlay: `layers` lists the directories, lowest first, `upper`
-//! takes what is written. CACHE/layers/roots names each DIR, so that `--gc` knows what is still needed.
+//! takes what is written. CACHE/layers/roots names each DIR, so that `--gc` knows what is still needed; and it has a hard link of
+//! each DIR's list, whose other name follows DIR wherever it is moved on that filesystem.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
@@ -37,6 +38,9 @@ use crate::tar::Budget;
 
 /// Where the containers are named.
 const ROOTS: &str = "roots";
+
+/// How the hard links of their lists are called there; the inode's number follows.
+const LINK: &str = "list-";
 
 /// Makes DIR an overlay of the image's layers.
 ///
@@ -76,7 +80,7 @@ pub fn overlay(
     }
     store.notes.tell(report);
     write(hidden, &image, &dirs, identity)?;
-    store.register(place)
+    store.register(place, hidden)
 }
 
 /// Writes what makes DIR an overlay.
@@ -161,11 +165,17 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Names DIR among those that need their layers.
-    fn register(&self, place: &Place) -> Result<()> {
+    /// Names DIR, which is still `hidden`, among those that need their layers.
+    fn register(&self, place: &Place, hidden: &Hidden) -> Result<()> {
+        let roots = self.root.join(ROOTS);
         let path = place.path.as_os_str().as_bytes();
-        let file = self.root.join(ROOTS).join(Digest::of(path).hex());
-        fs::write(&file, path).or_exit(Exit::CantCreate, || format!("cannot write {}", file.display()))
+        let file = roots.join(Digest::of(path).hex());
+        fs::write(&file, path).or_exit(Exit::CantCreate, || format!("cannot write {}", file.display()))?;
+        // On another filesystem the path must do.
+        let list = hidden.path.join(LAYERS);
+        let inode = list.metadata().or_exit(Exit::Io, || format!("cannot look at {}", list.display()))?.ino();
+        let _ = fs::hard_link(&list, roots.join(format!("{LINK}{inode}")));
+        Ok(())
     }
 }
 
@@ -204,6 +214,14 @@ fn canonical(path: &Path) -> PathBuf {
 fn needed(root: &Path) -> io::Result<HashSet<PathBuf>> {
     let mut needed = HashSet::new();
     for entry in fs::read_dir(root.join(ROOTS))?.flatten() {
+        if entry.file_name().as_bytes().starts_with(LINK.as_bytes()) {
+            // The last name of a list is no container's.
+            match entry.metadata()?.nlink() {
+                1 => fs::remove_file(entry.path())?,
+                _ => needed.extend(fs::read_to_string(entry.path())?.lines().map(PathBuf::from)),
+            }
+            continue;
+        }
         let dir = fs::read(entry.path())?;
         let dir = Path::new(std::ffi::OsStr::from_bytes(&dir));
         match fs::read_to_string(dir.join(LAYERS)) {

@@ -57,8 +57,9 @@ impl Opened {
     pub fn new(source: Source, plan: &Unpack, dir: &Path) -> Result<Self> {
         match source {
             Source::Layout(layout, wanted) => {
-                let image = find(&layout, &wanted, plan.platform.as_ref())?;
-                let image = image.or_exit(Exit::NotFound, || format!("no image in {}", layout.root().display()))?;
+                let root = layout.root().display().to_string();
+                let image = find(&layout, &wanted, plan.platform.as_ref()).map_err(|e| e.context(root.clone()))?;
+                let image = image.or_exit(Exit::NotFound, || format!("no image in {root}"))?;
                 at_hand(image, |layer| layer.promise.blob.as_ref().and_then(|digest| layout.content(digest)))
             }
             Source::File(path, file, wanted) => {

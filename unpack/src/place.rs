@@ -16,7 +16,7 @@ use d_common::container::{CONFIG, IMAGE_TXT, ROOTFS, Sharing, lock, lock_holders
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::report::Report;
-use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use crate::remove;
@@ -67,6 +67,18 @@ impl Place {
             (Some(parent), Some(name)) => Ok(Self { parent: parent.into(), name: name.into(), path: path.clone() }),
             _ => fail!(Exit::CantCreate, "{}: the root directory is no place for a container", cannot()),
         }
+    }
+
+    /// Whether the caller may make DIR: in a user namespace the process may override the mode of its own directories, which is
+    /// not what somebody meant who made one read-only.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreate`] when the directory it is in cannot be written.
+    pub fn check_parent(&self) -> Result<()> {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(CWD, &self.parent, access, AtFlags::empty())
+            .map_err(io::Error::from)
+            .or_exit(Exit::CantCreate, || format!("cannot create {}", self.path.display()))
     }
 
     /// What is there.

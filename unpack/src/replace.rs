@@ -15,9 +15,9 @@ use d_common::report::Report;
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, UTIME_NOW};
 use serde_json::Value;
 
-use crate::describe::config;
+use crate::describe::{config, pretty};
 use crate::identity::Identity;
-use crate::place::{Hidden, Place};
+use crate::place::{Hidden, Place, write_at};
 use crate::plan::{Replace, Shape, Unpack};
 use crate::rootfs::open_dir;
 
@@ -87,6 +87,7 @@ impl Old {
             hidden.give(VOLUMES, &self.dir, VOLUMES)?;
         }
         if is_edited {
+            self.record_map(identity)?;
             report.warn(format!("{}/{CONFIG} was edited and stays; the new one is {NEW_CONFIG}", self.path.display()));
             hidden.give(CONFIG, &self.dir, NEW_CONFIG)?;
         } else {
@@ -100,6 +101,18 @@ impl Old {
         let _ = rustix::fs::fsync(self.dir.as_fd());
         hidden.discard(report);
         Ok(())
+    }
+
+    /// The map in an edited config.json, where it is the old tree's, becomes the new one's: it says whose the files are.
+    fn record_map(&self, identity: &Identity) -> Result<()> {
+        let text = fs::read(self.path.join(CONFIG)).unwrap_or_default();
+        let Ok(mut config) = serde_json::from_slice::<Value>(&text) else { return Ok(()) };
+        let map = identity.map.kind.to_string();
+        match (config.get_mut("map"), &self.stamp.map) {
+            (Some(Value::String(recorded)), Some(old)) if recorded == old && *old != map => *recorded = map,
+            _ => return Ok(()),
+        }
+        write_at(&self.dir, CONFIG, &pretty(&config))
     }
 
     /// Whether config.json is anything but what the old image gave.

@@ -104,6 +104,13 @@ pub trait Input: BufRead + Send {
 
 impl Input for &[u8] {}
 
+/// `Read::read` of what has a buffer.
+pub(crate) fn read_buffered(input: &mut impl BufRead, out: &mut [u8]) -> io::Result<usize> {
+    let len = input.fill_buf()?.read(out)?;
+    input.consume(len);
+    Ok(len)
+}
+
 /// Reads entries from `input`.
 pub struct Reader<'a> {
     input: &'a mut dyn Input,
@@ -355,11 +362,7 @@ impl BufRead for Reader<'_> {
 
 impl Read for Reader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let buffer = self.fill_buf()?;
-        let len = buffer.len().min(out.len());
-        out[..len].copy_from_slice(&buffer[..len]);
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, out)
     }
 }
 

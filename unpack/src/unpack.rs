@@ -25,6 +25,7 @@ pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
     let source = source::open(&plan.image)?;
     let place = Place::of(&plan.dir)?;
     let old = old(&place, plan)?;
+    place.check_parent()?;
     let identity = Identity::take(plan.map, report)?;
     place.clean(report);
     let opened = Opened::new(source, plan, &place.parent)?;
