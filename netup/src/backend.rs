@@ -1,19 +1,22 @@
 //! The program that moves the packets: which one, and where it is.
 
-use std::net::IpAddr;
+use std::env;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit, failure};
-use d_common::fail;
 use d_common::report::Report;
 use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::args::{BackendChoice, Forwarder};
+use crate::command::DEFAULT_PATH;
 use crate::gate::{Gate, Inside};
 use crate::helper::Helper;
+use crate::network::await_free_device;
 use crate::plan::Session;
+use crate::publish::Proto;
 use crate::target::Target;
 use crate::{pasta, slirp};
 
@@ -26,25 +29,29 @@ pub enum Backend {
     Pasta(PathBuf),
 }
 
+/// Where a program is: in PATH, or where programs are when PATH is not set.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    which::which_in(name, Some(path), ".").ok()
+}
+
 impl Backend {
     /// Finds what the user asks for; slirp4netns where both would do.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] with the name of the package that is missing.
     pub fn find(choice: BackendChoice) -> Result<Self> {
-        let slirp = || which::which(slirp::NAME).map(Self::Slirp4netns);
-        let pasta = || which::which(pasta::NAME).map(Self::Pasta);
+        let slirp = || find_program(slirp::NAME).map(Self::Slirp4netns);
+        let pasta = || find_program(pasta::NAME).map(Self::Pasta);
         match choice {
             BackendChoice::Slirp4netns => {
                 slirp().or_exit(Exit::Unavailable, || "slirp4netns is not installed (package slirp4netns)")
             }
             BackendChoice::Pasta => pasta().or_exit(Exit::Unavailable, || "pasta is not installed (package passt)"),
-            BackendChoice::Auto => slirp().or_else(|_| pasta()).map_err(|_| {
-                failure(
-                    Exit::Unavailable,
-                    "slirp4netns is not installed (package slirp4netns), and neither is pasta (package passt)",
-                )
-            }),
+            BackendChoice::Auto => slirp().or_else(pasta).or_exit(
+                Exit::Unavailable,
+                || "slirp4netns is not installed (package slirp4netns), and neither is pasta (package passt)",
+            ),
         }
     }
 
@@ -60,6 +67,8 @@ impl Backend {
         report: &Report,
     ) -> Result<(Helper, Option<slirp::Api>)> {
         crate::tun::check()?;
+        let socket = gate.socket(Proto::Udp).or_exit(Exit::Unavailable, || "cannot open a socket inside")?;
+        await_free_device(socket, target.pid)?;
         session.network.outbound.as_deref().map_or(Ok(()), check_outbound)?;
         match self {
             Self::Slirp4netns(program) => {
@@ -78,12 +87,18 @@ impl Backend {
     }
 }
 
-/// pasta takes any name for an interface and uses it or not; slirp4netns's refusal has no code of its own.
+/// pasta takes any name for an interface and uses it or not, slirp4netns any address; its refusal has no code of its own.
 fn check_outbound(outbound: &str) -> Result<()> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .or_exit(Exit::Io, || "cannot make a socket")?;
-    if outbound.parse::<IpAddr>().is_err() && name_to_index(&socket, outbound).is_err() {
-        fail!(Exit::Usage, "--outbound-addr {outbound:?}: neither an address nor an interface of this host");
-    }
-    Ok(())
+    let socket = |family| socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    let found = match outbound.parse::<IpAddr>() {
+        Ok(address) => {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            socket(family).and_then(|socket| bind(&socket, &SocketAddr::new(address, 0)))
+        }
+        Err(_) => socket(AddressFamily::INET).and_then(|socket| name_to_index(&socket, outbound).map(drop)),
+    };
+    let refused = |_| {
+        failure(Exit::Usage, format!("--outbound-addr {outbound:?}: neither an address nor an interface of this host"))
+    };
+    found.map_err(refused)
 }

@@ -11,6 +11,7 @@ use d_common::sys::{self, Fork};
 use d_common::userns;
 use rustix::process::{WaitOptions, waitpid};
 
+use crate::backend::find_program;
 use crate::{pasta, slirp, tun};
 
 /// All rows. It makes a short-lived process in namespaces of its own, so the caller must have one thread.
@@ -44,19 +45,19 @@ fn tun_device() -> Row {
 
 /// A backend, and the first line of its `--version`.
 fn program(name: &'static str, package: &str) -> Row {
-    match which::which(name) {
-        Ok(path) => {
+    match find_program(name) {
+        Some(path) => {
             let version = output(&path, "--version").lines().next().unwrap_or("of unknown version").to_owned();
             Row::yes(name, format!("{}: {version}", path.display()))
         }
-        Err(_) => Row::no(name, "not in PATH", format!("install the package {package}")),
+        None => Row::no(name, "not in PATH", format!("install the package {package}")),
     }
 }
 
 /// What d-netup asks of slirp4netns, by its own `--help`.
 fn features() -> Row {
     const NAME: &str = "slirp4netns-options";
-    let Ok(path) = which::which(slirp::NAME) else { return Row::no(NAME, "no slirp4netns", "install it first") };
+    let Some(path) = find_program(slirp::NAME) else { return Row::no(NAME, "no slirp4netns", "install it first") };
     let help = output(&path, "--help");
     let missing: Vec<&str> = slirp::OPTIONS.iter().copied().filter(|option| !help.contains(option)).collect();
     if missing.is_empty() {

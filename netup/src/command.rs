@@ -26,7 +26,7 @@ use rustix::process::{
 use crate::helper::new_pipe;
 
 /// Where a command is looked for when PATH is not set (confstr(3), `_CS_PATH`, and what login(1) adds).
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// A child that waits to become the command; killed when it is dropped before its end.
 #[derive(Debug)]

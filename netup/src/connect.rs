@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
-use d_common::report::Report;
+use d_common::report::{Level, Report};
 use d_common::sys;
 use rustix::process::Pid;
 
@@ -19,7 +20,7 @@ use crate::control::Control;
 use crate::events::{Events, Token};
 use crate::forwards::{Entry, Forwards};
 use crate::gate::Gate;
-use crate::plan::{Network, Session};
+use crate::plan::{Network, Session, Style};
 use crate::ready;
 use crate::relay::Relay;
 use crate::resolv::resolv_conf;
@@ -63,7 +64,14 @@ pub fn run(command: &[OsString], session: &Session, dns: &[IpAddr], report: &Rep
     let target = target::find(child.pid, report)?;
     let (supervisor, chosen) = bring_up(&target, session, report)?;
     let signals = Signals::catch(Purpose::PassOn)?;
-    crate::print(&chosen, session.style)?;
+    // stdout is the command's.
+    for entry in &chosen {
+        match session.style {
+            Style::Lines => report.note(entry.record(session.style)?.trim_end()),
+            _ if report.level == Level::Quiet => {}
+            _ => _ = io::stderr().write_all(entry.record(session.style)?.as_bytes()),
+        }
+    }
     fds.ready.map(ready::write_line).transpose()?;
     child.release()?;
     match supervisor.run(child.pidfd().as_fd(), &signals, fds.exit.as_ref(), report)? {

@@ -1,17 +1,48 @@
-//! The addresses inside, all computed from one CIDR as slirp4netns(1) does: gateway +2, name server +3, the namespace +100.
+//! The addresses inside, all computed from one CIDR as slirp4netns(1) does: gateway +2, name server +3, the namespace +100;
+//! and the device, whose name must be free.
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::str::FromStr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use d_common::exit::Exit;
+use d_common::fail;
+use rustix::net::netdevice::name_to_index;
+use rustix::process::Pid;
 
 /// The tap device that carries the network.
 pub const DEVICE: &str = "tap0";
+/// How long a device of that name is waited for to go: when a d-netup was killed, its helper still has it for a moment.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(2);
 /// The default MTU: the largest that leaves room for headers and alignment.
 pub const DEFAULT_MTU: u32 = 65_520;
 /// The MTUs that IPv4 and slirp4netns allow.
 pub const MTUS: std::ops::RangeInclusive<u32> = 68..=65_521;
 /// IPv6 needs this much (RFC 8200, section 5).
 pub const MIN_MTU_IPV6: u32 = 1280;
+
+/// Waits until the name of our device is free in the network that `socket` belongs to.
+///
+/// # Errors
+/// [`Exit::CantCreate`] when it stays taken: somebody else connects the network of `pid`.
+pub fn await_free_device(socket: impl AsFd, pid: Pid) -> Result<()> {
+    let deadline = Instant::now() + DEVICE_PATIENCE;
+    while name_to_index(&socket, DEVICE).is_ok() {
+        if Instant::now() >= deadline {
+            fail!(
+                Exit::CantCreate,
+                "the network of process {pid} has a device {DEVICE} already: something else connects it (another \
+                 slirp4netns or pasta?); end that first"
+            );
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
 
 /// An IPv4 network, its host bits zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use crate::args::{Args, BackendChoice, Forwarder};
 use crate::network::{Cidr, DEFAULT_MTU, MIN_MTU_IPV6, MTUS};
 use crate::publish::{Publish, parse_all};
+use crate::resolv::MAX_SERVERS;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -130,6 +131,9 @@ pub fn plan(args: Args) -> Result<Plan, String> {
         if !args.command.is_empty() {
             return Err("--list, --add, --remove and --check run no command".to_owned());
         }
+        if !args.publish.is_empty() {
+            return Err("-p opens forwards of a new network; --add SPEC adds them to a running d-netup".to_owned());
+        }
         if args.check {
             return Ok(Plan::Check { json: args.json });
         }
@@ -147,6 +151,9 @@ pub fn plan(args: Args) -> Result<Plan, String> {
 }
 
 fn connect(args: Args, style: Style) -> Result<Plan, String> {
+    if args.dns.len() > MAX_SERVERS {
+        return Err(format!("--dns: {} name servers, resolv.conf(5) has room for {MAX_SERVERS}", args.dns.len()));
+    }
     let session = Session {
         publish: parse_all(&args.publish)?,
         network: network(&args)?,
@@ -258,6 +265,8 @@ mod tests {
             ("--list --check 1", "exclude each other"),
             ("--list --add 80 1", "exclude each other"),
             ("--json -0 --list 1", "exclude each other"),
+            ("--list -p 80 1", "--add SPEC adds them"),
+            ("--dns 1.1.1.1 --dns ::2 --dns ::3 --dns ::4 -- true", "--dns: 4 name servers"),
             ("--add 0 1", "--add \"0\": 0 is no port"),
             ("-p a:b:c 1", "\"a\" is not an IPv4 address"),
             ("--mtu 67 1", "--mtu 67"),

@@ -48,11 +48,14 @@ pub fn find(pid: Pid, report: &Report) -> Result<Target> {
     let mut pause = Duration::from_millis(2);
     loop {
         let found = if root.namespace()? == own { only_other_network(&root, own)? } else { Some(Handle::open(pid)?) };
-        if let Some(handle) = found.filter(Handle::has_a_map) {
+        if let Some(handle) = found.filter(Handle::is_made) {
             if handle.pid != pid {
                 report.info(format_args!("{pid} shares our network; connecting its descendant {}", handle.pid));
             }
             return handle.into_target();
+        }
+        if Instant::now() > deadline && root.namespace()? != own {
+            fail!(Exit::NotFound, "the user namespace of process {pid} has no id map: whoever made it must write one");
         }
         if Instant::now() > deadline {
             fail!(
@@ -137,9 +140,18 @@ impl Handle {
         Ok(())
     }
 
-    /// A user namespace without a map is still being made: nobody is anybody in it.
-    fn has_a_map(&self) -> bool {
-        fs::read_to_string(format!("/proc/{}/uid_map", self.pid)).is_ok_and(|map| !map.is_empty())
+    /// A user namespace without a map is still being made: nobody is anybody in it. That does not matter where the network
+    /// belongs to another one, which the process has left since.
+    fn is_made(&self) -> bool {
+        let has_a_map = fs::read_to_string(format!("/proc/{}/uid_map", self.pid)).is_ok_and(|map| !map.is_empty());
+        has_a_map || self.owner_is_another().unwrap_or(false)
+    }
+
+    fn owner_is_another(&self) -> io::Result<bool> {
+        let open = |kind: &str| fs::File::open(format!("/proc/{}/ns/{kind}", self.pid));
+        let id = |file: fs::File| file.metadata().map(|m| (m.dev(), m.ino()));
+        let owner = sys::owner_namespace(open("net")?)?;
+        Ok(id(fs::File::from(owner))? != id(open("user")?)?)
     }
 
     fn into_target(self) -> Result<Target> {

@@ -104,7 +104,9 @@ fn its_ports_are_forwarded_and_asked_for_by_the_pid_of_d_netup() {
     let server = "socat TCP-LISTEN:80,fork,reuseaddr PIPE & echo up; wait";
     let mut netup = ns.netup(["-p", "80", "--", "sh", "-c", server]).spawn();
     netup.wait_out("up\n");
-    let host = netup.out().split(' ').nth(2).unwrap().to_owned();
+    assert_eq!(netup.out(), "up\n", "stdout is the command's");
+    let host = netup.err().split(' ').nth(3).unwrap().to_owned();
+    assert_eq!(netup.err(), format!("d-netup: 1 tcp {host} 80\n"));
     ns.netup(["--list", &netup.pid().to_string()]).ok().out_has(&host);
     let answers = || {
         use std::io::{Read, Write};
@@ -113,4 +115,25 @@ fn its_ports_are_forwarded_and_asked_for_by_the_pid_of_d_netup() {
         stream.write_all(b"ping").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"ping"
     };
     assert!(eventually(SOON, answers));
+}
+
+#[test]
+fn its_ports_are_told_as_the_caller_wants_and_not_on_its_stdout() {
+    let ns = Namespace::new();
+    let done = ns.netup(["-p", "80", "--json", "--", "echo", "its"]).ok();
+    done.prints("its").err_has(r#"{"id":1,"proto":"tcp","host_addr":"127.0.0.1","host_port":"#);
+    ns.netup(["-p", "80", "-q", "--", "echo", "its"]).ok().prints("its").silent();
+}
+
+#[test]
+fn without_a_path_programs_are_where_they_always_are() {
+    let ns = Namespace::new();
+    let netup = d_tests::bin("d-netup");
+    let runtime = format!("XDG_RUNTIME_DIR={}", ns.scratch.path().display());
+    d_tests::run(["env", "-i", &runtime])
+        .arg(netup)
+        .args(["--", "sh", "-c", "echo there"])
+        .ok()
+        .prints("there")
+        .silent();
 }

@@ -155,6 +155,42 @@ fn a_namespace_that_is_only_being_made_is_waited_for() {
 }
 
 #[test]
+fn a_process_that_went_on_to_a_user_namespace_without_a_map_is_served() {
+    let ns = Namespace::new();
+    let deep = run(["unshare", "-Urn", "unshare", "-U", "sleep", "600"]).spawn();
+    let is_there = || std::fs::read_to_string(format!("/proc/{}/comm", deep.pid())).is_ok_and(|c| c.trim() == "sleep");
+    assert!(eventually(SOON, is_there));
+    let mut netup = ns.netup(["--ready-fd", "1", &deep.pid().to_string()]).spawn();
+    netup.wait_out("READY=1");
+    // One that nobody can be anybody in is another matter.
+    let unmapped = run(["unshare", "-Un", "sleep", "600"]).spawn();
+    ns.netup([unmapped.pid().to_string()]).fails(66).err_has("has no id map");
+}
+
+#[test]
+fn a_network_that_another_connects_is_left_alone() {
+    let ns = Namespace::new();
+    let other = ns.connected::<&str>([]);
+    // Another runtime directory: this d-netup knows nothing of that one.
+    let elsewhere = d_tests::Scratch::new();
+    for backend in ["slirp4netns", "pasta"].into_iter().filter(|b| have(b)) {
+        let second = ns.netup(["--backend", backend, &ns.pid()]).env("XDG_RUNTIME_DIR", elsewhere.path());
+        second.fails(73).err_has("has a device tap0 already").err_has("end that first");
+    }
+    drop(other);
+}
+
+#[test]
+fn it_is_had_again_at_once_after_a_kill() {
+    let ns = Namespace::new();
+    for _ in 0..15 {
+        let netup = ns.connected::<&str>([]);
+        netup.signal(Signal::KILL);
+        netup.wait(SOON);
+    }
+}
+
+#[test]
 fn the_pid_of_bwrap_stands_for_its_sandbox() {
     if !have("bwrap") {
         return skip("no bwrap");

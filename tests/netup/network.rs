@@ -94,6 +94,8 @@ fn a_name_server_of_ones_own() {
     let ns = Namespace::new();
     let args = ["--dns", "192.0.2.1", "--dns", "2001:db8::1", "--", "grep", "nameserver", "/etc/resolv.conf"];
     ns.netup(args).ok().prints("nameserver 192.0.2.1\nnameserver 2001:db8::1");
+    let four = ["--dns", "192.0.2.1", "--dns", "192.0.2.2", "--dns", "192.0.2.3", "--dns", "192.0.2.4"];
+    ns.netup(four).args(["--", "true"]).fails(125).err_has("--dns: 4 name servers");
     // With PID it changes nothing, and is no error either.
     ns.connected(["--dns", "192.0.2.1"]);
 }
@@ -147,5 +149,6 @@ fn an_outbound_interface_that_is_not_there_is_refused() {
         }
         let done = ns.netup(["--backend", backend, "--outbound-addr", "nowhere0", &ns.pid()]).fails(64);
         done.err_has("--outbound-addr \"nowhere0\": neither an address nor an interface of this host");
+        ns.netup(["--backend", backend, "--outbound-addr", "203.0.113.5", &ns.pid()]).fails(64).err_has("203.0.113.5");
     }
 }
