@@ -25,6 +25,30 @@ fn a_container_can_be_started_here() {
     assert_eq!(json.out().lines().count(), rows, "the same rows in both forms");
 }
 
+/// One program reads the reports of all four.
+#[test]
+fn all_tools_report_in_the_same_form() {
+    let scratch = Scratch::new();
+    for tool in ["d-pull", "d-unpack", "d-enter", "d-netup"] {
+        let json = scratch.run([tool, "--check", "--json"]).ok();
+        let text = scratch.run([tool, "--check"]).ok().out();
+        for (line, shown) in json.out().lines().zip(text.lines()) {
+            let row: Value = serde_json::from_str(line).unwrap();
+            let name = row["check"].as_str().unwrap_or_default();
+            let known = ["check", "ok", "needed", "found", "remedy"];
+            let only_known = row.as_object().unwrap().keys().all(|key| known.contains(&key.as_str()));
+            let complete =
+                !name.is_empty() && !name.contains(' ') && row["found"].is_string() && row["needed"].is_boolean();
+            assert!(only_known && complete && (row["ok"] == true) == row["remedy"].is_null(), "{tool}: {row}");
+            assert!(
+                shown.starts_with(&format!("{:<4}{name} ", if row["ok"] == true { "yes" } else { "no" })),
+                "{shown}"
+            );
+        }
+        assert_eq!(json.out().lines().count(), text.lines().count(), "{tool}");
+    }
+}
+
 /// Every "no" says why and what to do.
 #[test]
 fn what_is_missing_has_a_cause_and_a_remedy() {

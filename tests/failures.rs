@@ -55,6 +55,28 @@ fn unknown_images_and_unreachable_registries() {
     scratch.run(["d-pull", &format!("{closed}/busybox")]).fails(75).err_has(&closed).prints("");
 }
 
+/// What cannot be printed is a failure of one line, also where clap prints it.
+#[test]
+fn a_full_or_closed_stdout_is_told() {
+    let scratch = Scratch::new();
+    for (tool, options) in [
+        ("d-pull", &["--help", "--version", "--completions=zsh", "--check", "--check --json"][..]),
+        ("d-unpack", &["--help", "--version", "--completions=zsh", "--check", "--check --json"]),
+        ("d-netup", &["--help", "--version", "--completions=zsh", "--check", "--check --json"]),
+    ] {
+        for option in options {
+            let full = scratch.sh(&format!("{tool} {option} >/dev/full")).fails(73);
+            full.err_has("cannot write to stdout: No space left on device");
+            // The reader has gone before the first byte.
+            let script = format!("{{ sleep 0.2; {tool} {option} || echo $? >code; }} | :; cat code >&2");
+            let closed = scratch.sh(&script).ok();
+            let lines: Vec<String> = closed.err().lines().map(str::to_owned).collect();
+            let expected = [format!("{tool}: cannot write to stdout: Broken pipe"), "74".to_owned()];
+            assert_eq!(lines, expected, "{tool} {option}");
+        }
+    }
+}
+
 #[test]
 fn a_private_image_needs_credentials() {
     let login = ("someone".to_owned(), "secret".to_owned());

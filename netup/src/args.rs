@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use d_common::exit::{Exit, failure};
+use d_common::output;
 use d_common::report::usage_line;
 
 use crate::network::Cidr;
@@ -145,27 +145,24 @@ pub enum Parsed {
     /// There is work to do.
     Args(Box<Args>),
     /// `--help`, `--version` or a completion script was printed.
-    Printed(ExitCode),
-    /// It is wrong.
+    Printed,
+    /// It is wrong, or that could not be printed.
     Wrong(anyhow::Error),
 }
 
 /// Reads the command line.
 pub fn parse(argv: &[OsString]) -> Parsed {
-    let wrong = |message: String| Parsed::Wrong(failure(Exit::Usage, message));
+    let printed = |result: anyhow::Result<()>| result.map_or_else(Parsed::Wrong, |()| Parsed::Printed);
     match Args::try_parse_from(argv) {
         Ok(args) => match args.completions {
             Some(shell) => {
-                clap_complete::generate(shell, &mut Args::command(), "d-netup", &mut std::io::stdout());
-                Parsed::Printed(ExitCode::SUCCESS)
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Args::command(), "d-netup", &mut script);
+                printed(output::print(&script))
             }
             None => Parsed::Args(Box::new(args)),
         },
-        Err(e) if !e.use_stderr() => {
-            // A closed stdout (`d-netup --help | head -1`) is nobody's failure.
-            let _ = e.print();
-            Parsed::Printed(ExitCode::SUCCESS)
-        }
-        Err(e) => wrong(usage_line(&e.to_string(), "d-netup")),
+        Err(e) if !e.use_stderr() => printed(output::printed(e.print())),
+        Err(e) => Parsed::Wrong(failure(Exit::Usage, usage_line(&e.to_string(), "d-netup"))),
     }
 }

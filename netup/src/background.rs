@@ -61,7 +61,7 @@ impl Detach {
             Style::Null => format!("{pid}\0"),
             Style::Json => format!("{{\"pid\":{pid}}}\n"),
         };
-        crate::write(&record)
+        d_common::output::print(record.as_bytes())
     }
 
     /// Leaves the caller's session, directory and streams, and lets the caller go.

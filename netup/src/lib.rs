@@ -30,10 +30,9 @@ pub mod supervise;
 pub mod target;
 pub mod tun;
 
-use std::io::{self, Write};
-
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit, failure};
+use d_common::exit::{Exit, failure};
+use d_common::output;
 use d_common::report::Report;
 
 use crate::args::Args;
@@ -54,7 +53,7 @@ pub fn run(args: Args, report: &Report) -> Result<u8> {
         }
         Plan::Check { json } => {
             let (text, good) = d_common::check::report(&check::rows(), json);
-            write(&text)?;
+            output::print(text.as_bytes())?;
             Ok(if good { 0 } else { Exit::Unavailable as u8 })
         }
     }
@@ -62,11 +61,6 @@ pub fn run(args: Args, report: &Report) -> Result<u8> {
 
 /// Prints forwards as results.
 fn print(entries: &[Entry], style: Style) -> Result<()> {
-    write(&entries.iter().map(|entry| entry.record(style)).collect::<Result<String>>()?)
-}
-
-/// Writes results to stdout, at once.
-fn write(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_exit(Exit::Io, || "cannot write to stdout")
+    let records = entries.iter().map(|entry| entry.record(style)).collect::<Result<String>>()?;
+    output::print(records.as_bytes())
 }

@@ -14,10 +14,10 @@ fn main() -> ExitCode {
     let failed = |exit: Exit| ExitCode::from(if runs_a_command { Exit::Enter as u8 } else { exit as u8 });
     let args = match parse(&argv) {
         Parsed::Args(args) => *args,
-        Parsed::Printed(code) => return code,
+        Parsed::Printed => return ExitCode::SUCCESS,
         Parsed::Wrong(error) => {
             Report::new("d-netup", Level::Normal).error(&error);
-            return failed(Exit::Usage);
+            return failed(exit_of(&error));
         }
     };
     let report = Report::new("d-netup", Level::from_flags(args.quiet, args.verbose));

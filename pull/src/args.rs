@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use d_common::exit::{Exit, failure};
-use d_common::report::{Level, Report, usage_line};
+use d_common::output::{print, printed};
+use d_common::report::usage_line;
 
 use crate::progress::Mode;
 
@@ -136,18 +137,23 @@ pub enum Pull {
 /// The environment, or what a test puts in its place.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Prints help and version to stdout, and a usage error as one line; the exit code for it.
-pub fn explain(error: &clap::Error) -> ExitCode {
+/// What clap has to say: help and version are printed.
+///
+/// # Errors
+/// [`Exit::Usage`] with the rest, as one line; stdout's.
+pub fn explain(error: &clap::Error) -> Result<()> {
     if !error.use_stderr() {
-        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(Exit::Io as u8) };
+        return printed(error.print());
     }
-    let line = usage_line(&error.render().to_string(), "d-pull");
-    Report::new("d-pull", Level::Normal).error(&failure(Exit::Usage, line));
-    ExitCode::from(Exit::Usage as u8)
+    Err(failure(Exit::Usage, usage_line(&error.render().to_string(), "d-pull")))
 }
 
 /// Prints the completions for a shell.
-pub fn complete(shell: Shell) -> ExitCode {
-    clap_complete::generate(shell, &mut Args::command(), "d-pull", &mut std::io::stdout());
-    ExitCode::SUCCESS
+///
+/// # Errors
+/// Those of stdout.
+pub fn complete(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "d-pull", &mut script);
+    print(&script)
 }

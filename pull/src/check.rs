@@ -5,23 +5,12 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
+use d_common::check::{Row, report};
 use d_common::exit::{Exit, failure};
-use serde_json::json;
+use d_common::output;
 
 use crate::context::Context;
 use crate::plan::Format;
-use crate::results::Results;
-
-/// One thing.
-struct Row {
-    check: &'static str,
-    ok: bool,
-    /// Whether nothing can be pulled without it.
-    needed: bool,
-    /// What was found.
-    found: String,
-    remedy: Option<&'static str>,
-}
 
 /// Prints the rows.
 ///
@@ -29,50 +18,30 @@ struct Row {
 /// [`Exit::Unavailable`] when something is missing that every pull needs.
 pub fn run(context: &Context) -> Result<()> {
     let rows = [cache(context), authorities(), proxy(), credentials(context), helpers()];
-    let results = Results(Format::Lines);
-    for row in &rows {
-        let line = match context.plan.format {
-            Format::Json => json!({
-                "check": row.check, "ok": row.ok, "needed": row.needed, "found": row.found, "remedy": row.remedy,
-            })
-            .to_string(),
-            _ => {
-                let remedy = row.remedy.map(|r| format!("; remedy: {r}")).unwrap_or_default();
-                format!("{:<4}{:<20}{}{remedy}", if row.ok { "yes" } else { "no" }, row.check, row.found)
-            }
-        };
-        results.raw(format!("{line}\n").as_bytes())?;
-    }
+    let (text, _) = report(&rows, context.plan.format == Format::Json);
+    output::print(text.as_bytes())?;
     match rows.iter().find(|row| row.needed && !row.ok) {
         Some(row) => Err(failure(Exit::Unavailable, format!("{} is missing: {}", row.check, row.found))),
         None => Ok(()),
     }
 }
 
-fn row(check: &'static str, found: impl Into<String>) -> Row {
-    Row { check, ok: true, needed: false, found: found.into(), remedy: None }
-}
-
-fn lacks(check: &'static str, found: impl Into<String>, remedy: &'static str) -> Row {
-    Row { ok: false, remedy: Some(remedy), ..row(check, found) }
-}
-
 /// The first folder above it that exists must be ours to write.
 fn cache(context: &Context) -> Row {
     let path = context.cache.layout.root();
     let Some(there) = path.ancestors().find(|p| p.exists()) else {
-        return lacks("cache", path.display().to_string(), "choose another folder with --cache or D_CACHE");
+        return Row::no("cache", path.display().to_string(), "choose another folder with --cache or D_CACHE");
     };
     let writable = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     let row = match (writable, free(there)) {
-        (Ok(()), free) => row("cache", format!("{}, {free} free", path.display())),
+        (Ok(()), free) => Row::yes("cache", format!("{}, {free} free", path.display())),
         (Err(e), _) => {
             let found =
                 format!("{} cannot be written: {}", there.display(), d_common::report::errno_text(e.raw_os_error()));
-            lacks("cache", found, "choose another folder with --cache or D_CACHE")
+            Row::no("cache", found, "choose another folder with --cache or D_CACHE")
         }
     };
-    Row { needed: true, ..row }
+    row.needed()
 }
 
 fn free(path: &Path) -> String {
@@ -84,15 +53,15 @@ fn free(path: &Path) -> String {
 
 fn authorities() -> Row {
     match crate::tls::system_root_count() {
-        0 => lacks("https", "no certificate authorities", "install ca-certificates, or set SSL_CERT_FILE"),
-        n => row("https", format!("{n} certificate authorities")),
+        0 => Row::no("https", "no certificate authorities", "install ca-certificates, or set SSL_CERT_FILE"),
+        n => Row::yes("https", format!("{n} certificate authorities")),
     }
 }
 
 fn proxy() -> Row {
     let set = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
     let set: Vec<&str> = set.into_iter().filter(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty())).collect();
-    row("proxy", if set.is_empty() { "none".to_owned() } else { format!("set by {}", set.join(", ")) })
+    Row::yes("proxy", if set.is_empty() { "none".to_owned() } else { format!("set by {}", set.join(", ")) })
 }
 
 fn credentials(context: &Context) -> Row {
@@ -101,7 +70,7 @@ fn credentials(context: &Context) -> Row {
         Err(e) => e.kind() == ErrorKind::PermissionDenied,
     };
     let files: Vec<String> = context.plan.auth_files.iter().filter(readable).map(|p| p.display().to_string()).collect();
-    row("credentials", if files.is_empty() { "none: public images only".to_owned() } else { files.join(", ") })
+    Row::yes("credentials", if files.is_empty() { "none: public images only".to_owned() } else { files.join(", ") })
 }
 
 fn helpers() -> Row {
@@ -114,5 +83,5 @@ fn helpers() -> Row {
         .collect();
     found.sort();
     found.dedup();
-    row("credential helpers", if found.is_empty() { "none".to_owned() } else { found.join(", ") })
+    Row::yes("credential-helpers", if found.is_empty() { "none".to_owned() } else { found.join(", ") })
 }

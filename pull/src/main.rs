@@ -10,18 +10,19 @@ use d_pull::args::{self, Args};
 use d_pull::plan::Plan;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return args::explain(&error),
+    let mut report = Report::new("d-pull", Level::Normal);
+    let result = match Args::try_parse() {
+        Err(error) => args::explain(&error).map(|()| None),
+        Ok(Args { completions: Some(shell), .. }) => args::complete(shell).map(|()| None),
+        Ok(args) => {
+            report.level = Level::from_flags(args.quiet, args.verbose);
+            // A working directory that is gone is missed only by whoever needs it.
+            let cwd = env::current_dir().ok();
+            let plan = Plan::new(args, &|name| env::var_os(name), cwd.as_deref());
+            plan.and_then(|plan| d_pull::run(plan, report))
+        }
     };
-    let report = Report::new("d-pull", Level::from_flags(args.quiet, args.verbose));
-    if let Some(shell) = args.completions {
-        return args::complete(shell);
-    }
-    // A working directory that is gone is missed only by whoever needs it.
-    let cwd = env::current_dir().ok();
-    let plan = Plan::new(args, &|name| env::var_os(name), cwd.as_deref());
-    match plan.and_then(|plan| d_pull::run(plan, report)) {
+    match result {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(first)) => code(first),
         Err(error) => {

@@ -1,10 +1,7 @@
 //! Results on stdout: a line each, or NUL-ended, or as JSON; each written at once, by one write(2) and before the next is
 //! begun.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit};
 use serde_json::{Value, json};
 
 use crate::lockfile::Pin;
@@ -19,7 +16,7 @@ impl Results {
     /// An image in the cache: its manifest's path.
     ///
     /// # Errors
-    /// [`Exit::Io`].
+    /// Those of stdout.
     pub fn pulled(self, image: &Pulled) -> Result<()> {
         let json = || {
             json!({
@@ -36,7 +33,7 @@ impl Results {
     /// The digest that an image has.
     ///
     /// # Errors
-    /// [`Exit::Io`].
+    /// Those of stdout.
     pub fn digest(self, pin: &Pin) -> Result<()> {
         self.print(pin.digest.to_string().as_bytes(), || pin_json(pin))
     }
@@ -44,7 +41,7 @@ impl Results {
     /// An image of the cache.
     ///
     /// # Errors
-    /// [`Exit::Io`].
+    /// Those of stdout.
     pub fn listed(self, pin: &Pin) -> Result<()> {
         self.print(pin.to_string().as_bytes(), || pin_json(pin))
     }
@@ -52,7 +49,7 @@ impl Results {
     /// A tag of a repository.
     ///
     /// # Errors
-    /// [`Exit::Io`].
+    /// Those of stdout.
     pub fn tag(self, repository: &str, tag: &str) -> Result<()> {
         let tag = d_common::report::printable(tag);
         self.print(tag.as_bytes(), || json!({"repository": repository, "tag": tag}))
@@ -61,7 +58,7 @@ impl Results {
     /// A damaged blob or a broken image.
     ///
     /// # Errors
-    /// [`Exit::Io`].
+    /// Those of stdout.
     pub fn broken(self, what: &str, why: &str) -> Result<()> {
         // The names are other tools' too.
         let line = format!("{what} {why}");
@@ -71,10 +68,9 @@ impl Results {
     /// Bytes as they are.
     ///
     /// # Errors
-    /// [`Exit::Io`].
+    /// Those of stdout.
     pub fn raw(self, bytes: &[u8]) -> Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).or_exit(Exit::Io, || "cannot write to stdout")
+        d_common::output::print(bytes)
     }
 
     fn print(self, line: &[u8], json: impl FnOnce() -> Value) -> Result<()> {

@@ -38,14 +38,17 @@ fn a_hostile_config_chooses_nothing() {
         .config("volume", json!(["/:/host"]))
         .config("ociVersion", json!("1.0.2"))
         .config("map", json!("keep-id"))
-        .config("Volumes", json!({"/home:/mnt": {}, "data": {}, "/ok": {}}))
+        .config("Volumes", json!({"/home:/mnt": {}, "data": {}, "/ok": {}, "/": {}, "/a/../../b": {}}))
+        .config("StopSignal", json!("SIGFOO"))
         .config("Cmd", json!({"a": 1}))
         .config("Env", json!(vec!["A=1"; 100_000]))
         .config("User", json!(["root"]))
         .config("Hostname", json!("a\nb"));
     let (config, said) = config_of(&image);
     assert_eq!(config, json!({"Volumes": {"/ok": {}}, "map": "single"}));
-    for key in ["net", "seccomp", "volume", "ociVersion", "map", "Cmd", "Env", "User", "Hostname", "Volumes"] {
+    for key in
+        ["net", "seccomp", "volume", "ociVersion", "map", "Cmd", "Env", "User", "Hostname", "Volumes", "StopSignal"]
+    {
         assert!(said.contains(key), "{key} is told: {said}");
     }
 }

@@ -73,14 +73,65 @@ fn archives_of_images_as_files_and_pipes() {
     scratch.run(["d-unpack", "oci.tar:other", "c"]).fails(66).err_has("latest");
 }
 
+/// What `docker save` writes is known by its manifest.json, whatever comes first and however the members are called.
+#[test]
+fn saved_images_in_unusual_order() {
+    let scratch = Scratch::new();
+    let image = image([vec![E::dir("d"), E::file("d/f", "1"), E::file("big", vec![b'x'; 400_000])]]);
+    let (layer, config) = (&image.blobs()[0].1, &image.blobs()[1].1);
+    let manifest = json!([{"Config": "c.json", "Layers": ["l1/layer.tar"]}]).to_string();
+    let members = [E::file("c.json", config), E::file("l1/layer.tar", layer), E::file("manifest.json", manifest)];
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+        scratch.write("odd.tar", tar(order.map(|n: usize| members[n].clone())));
+        for script in [
+            "d-unpack -q odd.tar c",
+            "d-unpack -q - c <odd.tar",
+            "cat odd.tar | d-unpack -q - c",
+            "gzip odd.tar; d-unpack -q odd.tar.gz c",
+            "cat odd.tar.gz | d-unpack -q - c",
+        ] {
+            scratch.sh(script).ok().silent();
+            assert_eq!(scratch.names("c/rootfs"), ["big", "d"], "{order:?} {script}");
+            scratch.run(["d-unpack", "--remove", "c"]).ok();
+        }
+        scratch.sh("rm odd.tar.gz").ok();
+    }
+    // A stream whose first name is no image's has begun to be unpacked when the list comes.
+    let manifest = json!([{"Config": "c.json", "Layers": ["first"]}]).to_string();
+    let members = [E::file("first", layer), E::file("c.json", config), E::file("manifest.json", manifest)];
+    scratch.write("odd.tar", tar(members));
+    scratch.sh("cat odd.tar | d-unpack -q - c").fails(65).err_has("put it in a file");
+    scratch.run(["d-unpack", "-q", "odd.tar", "c"]).ok().silent();
+    assert_eq!(scratch.names("c/rootfs"), ["big", "d"]);
+}
+
+/// ... and a root filesystem may have files of these names.
+#[test]
+fn a_root_filesystem_with_the_names_of_an_image() {
+    let scratch = Scratch::new();
+    let big = "x".repeat(400_000);
+    for (name, text) in [("manifest.json", "{}"), ("index.json", "[1]"), ("repositories", ""), ("manifest.json", &big)]
+    {
+        scratch.write("r.tar", tar([E::file(name, text), E::dir("srv"), E::file("srv/x", "1")]));
+        for script in ["d-unpack -q r.tar c", "cat r.tar | d-unpack -q - c"] {
+            scratch.sh(script).ok().silent();
+            assert_eq!(scratch.names("c/rootfs"), [name, "srv"], "{script}");
+            scratch.run(["d-unpack", "--remove", "c"]).ok();
+        }
+    }
+}
+
 #[test]
 fn archives_of_root_filesystems() {
     let scratch = Scratch::new();
     scratch.write("r.tar", tar([E::dir("d"), E::file("d/f", "1"), E::file("g", "2")]));
     scratch.sh("gzip -k r.tar; bzip2 -k r.tar; xz -k r.tar; zstd -q r.tar; for i in 1 2; do split -n 2 r.tar p; done; (gzip < paa; gzip < pab) > m.tar.gz; (zstd -q < paa; zstd -q < pab) > m.tar.zst; (xz < paa; xz < pab) > m.tar.xz; (bzip2 < paa; bzip2 < pab) > m.tar.bz2").ok();
-    for file in
-        ["r.tar", "r.tar.gz", "r.tar.bz2", "r.tar.xz", "r.tar.zst", "m.tar.gz", "m.tar.zst", "m.tar.xz", "m.tar.bz2"]
-    {
+    let coats = ["gz", "bz2", "xz", "zst"];
+    // As tapes leave them: padded with zeroes.
+    scratch.sh("for coat in gz bz2 xz zst; do (cat m.tar.$coat; head -c 10240 /dev/zero) > z.tar.$coat; done").ok();
+    let packed = coats.iter().flat_map(|coat| ["r", "m", "z"].map(|name| format!("{name}.tar.{coat}")));
+    for file in packed.chain(["r.tar".to_owned()]) {
+        let file = file.as_str();
         let stamp = gives(&scratch, file, TREE);
         let sum = scratch.run(["sha256sum", file]).ok().out();
         assert_eq!(stamp.digest.unwrap(), format!("sha256:{}", sum.split(' ').next().unwrap()), "{file}");
@@ -146,6 +197,8 @@ fn what_is_no_image() {
     scratch.write("text", "hello, world\n".repeat(100));
     scratch.write("empty", "");
     scratch.sh("mkdir dir; printf 'LZIP\\1' > t.lz").ok();
+    sample().write(&scratch.join("image"));
+    scratch.sh("cp -r image none; echo '{\"schemaVersion\":2,\"manifests\":[]}' >none/index.json").ok();
     for (operand, code, words) in [
         ("text", 65, "neither an image nor"),
         ("empty", 65, "empty"),
@@ -155,6 +208,9 @@ fn what_is_no_image() {
         ("alpine:3.20", 66, "d-unpack \"$(d-pull alpine:3.20)\" DIR"),
         ("./missing", 66, "no such file"),
         ("text:", 66, "no name"),
+        ("image:nope", 66, "image: no image is called \"nope\"; there is latest"),
+        ("none", 66, "none: it lists no image at all"),
+        ("none:x", 66, "none: no image is called \"x\"; there is none with a name"),
         ("", 64, "IMAGE is empty: the command that should print it failed"),
     ] {
         scratch.run(["d-unpack", operand, "c"]).fails(code).err_has(words);
@@ -194,6 +250,14 @@ fn manifests_that_do_not_hold() {
     ] {
         scratch.run(["d-unpack", "-q", name, "c"]).fails(65).err_has(words);
         assert!(!scratch.join("c").exists(), "{name}");
+    }
+    // A blob that is listed and not there.
+    let image = sample();
+    let blobs = image.blobs();
+    for (name, (digest, _)) in ["manifest", "config", "layer"].iter().zip(blobs.iter().rev()) {
+        image.write(&scratch.join(name));
+        fs::remove_file(scratch.join(name).join("blobs/sha256").join(digest.hex())).unwrap();
+        scratch.run(["d-unpack", "-q", name, "c"]).fails(65).err_has("incomplete").err_has(digest.hex());
     }
     // One byte of a blob.
     let image = sample();

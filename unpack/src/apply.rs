@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::metadata::{Rules, set_owner, set_owner_at, set_xattrs, times};
 use crate::notes::Notes;
 use crate::rootfs::{Found, Missing, Tree, failed, timespec};
+use crate::spared::Spared;
 use crate::survey::Fate;
 use crate::tar::{Budget, Entry, Input, Kind, Reader, Sparse, Time};
 use crate::whiteout::{Touched, status};
@@ -41,6 +42,7 @@ pub struct Applier<'a> {
     exclude: &'a Exclude,
     whiteouts: Whiteouts,
     touched: Touched,
+    spared: Spared,
     /// What could not be kept.
     pub notes: Notes,
     /// Entries applied so far.
@@ -68,7 +70,8 @@ impl<'a> Applier<'a> {
         // An image without an entry for its root gets the same one in every run, as umoci has it.
         notes.mode(rustix::fs::futimens(&root, &times(Time::default())), b"")?;
         let tree = Tree::new(root, owner);
-        Ok(Self { tree, identity, rules, exclude, whiteouts, touched: Touched::new(false), notes, entries: 0 })
+        let (touched, spared) = (Touched::new(false), Spared::default());
+        Ok(Self { tree, identity, rules, exclude, whiteouts, touched, spared, notes, entries: 0 })
     }
 
     /// Applies the layer whose archive is `stream`. `fate` knows which of its files no layer above keeps.
@@ -113,7 +116,7 @@ impl<'a> Applier<'a> {
                 Whiteouts::Remove => self.touched.opaque(&mut self.tree, &path),
                 Whiteouts::Keep => self.overlay_opaque(&path, entry),
             },
-            Change::Put(place) if self.exclude.matches(&place.path()) => Ok(()),
+            Change::Put(place) if self.exclude.matches(&place.path()) => self.exclude(&place, entry, data),
             Change::Put(place) => self.put(&place, entry, data, fate),
         }
     }
@@ -137,17 +140,31 @@ impl<'a> Applier<'a> {
         if dir.is_literal && fate.is_doomed(place, entry.kind) {
             return Ok(());
         }
+        if entry.kind == Kind::HardLink {
+            return self.hard_link(&dir, name, entry, fate);
+        }
+        self.non_directory(&dir, name, entry, data)
+    }
+
+    /// Anything that is neither a directory nor a link to something else.
+    fn non_directory(&mut self, dir: &Found, name: &[u8], entry: &Entry, data: &mut dyn BufRead) -> Result<()> {
         match entry.kind {
-            Kind::File => self.file(&dir, name, entry, data)?,
+            Kind::File => self.file(dir, name, entry, data)?,
             Kind::Device => {
                 self.notes.devices += 1;
-                self.file(&dir, name, entry, &mut std::io::empty())?;
+                self.file(dir, name, entry, &mut std::io::empty())?;
             }
-            Kind::HardLink => return self.hard_link(&dir, name, entry, fate),
-            Kind::Symlink | Kind::Fifo => self.node(&dir, name, entry)?,
-            Kind::Directory => {}
+            Kind::Symlink | Kind::Fifo => self.node(dir, name, entry)?,
+            Kind::Directory | Kind::HardLink => {}
         }
-        self.touched.add(&mut self.tree, &dir, name)
+        self.touched.add(&mut self.tree, dir, name)
+    }
+
+    fn exclude(&mut self, place: &Place, entry: &Entry, data: &mut dyn BufRead) -> Result<()> {
+        match self.tree.dir(b"", Missing::Leave)? {
+            Some(root) => self.spared.keep(place.path(), entry, data, root.change()),
+            None => Err(failed(Errno::NOENT, "open", b"")),
+        }
     }
 
     fn parent(&mut self, place: &Place, entry: &Entry) -> Result<Found> {
@@ -195,8 +212,7 @@ impl<'a> Applier<'a> {
         let path = normal(&entry.link)?;
         let shown = String::from_utf8_lossy(&path).into_owned();
         if self.exclude.matches(&path) {
-            self.notes.links_to_excluded += 1;
-            return Ok(());
+            return self.link_to_excluded(dir, name, &path, entry);
         }
         let Some(target) = Place::of(&path) else { fail!(Exit::Data, "a hard link to the root directory") };
         fate.check_link(&target)?;
@@ -214,6 +230,33 @@ impl<'a> Applier<'a> {
             self.make(dir, name, entry, |_| link())?;
         }
         self.touched.add(&mut self.tree, dir, name)
+    }
+
+    /// A hard link to an excluded file: the first becomes that file, the others links to the first.
+    fn link_to_excluded(&mut self, dir: &Found, name: &[u8], target: &[u8], entry: &Entry) -> Result<()> {
+        let Some(kept) = self.spared.get(target)? else {
+            self.notes.links_to_excluded += 1;
+            return Ok(());
+        };
+        if let Some((heir, inode)) = &kept.heir
+            && let Some(place) = Place::of(heir)
+            && let Some(there) = self.tree.dir(&place.dir, Missing::Leave)?
+            && status(&there, &place.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.st_ino == *inode))
+        {
+            if there.inode != dir.inode || place.name != name {
+                let link = || rustix::fs::linkat(&*there, &*place.name, dir.change(), name, AtFlags::empty());
+                self.make(dir, name, entry, |_| link())?;
+            }
+            return self.touched.add(&mut self.tree, dir, name);
+        }
+        let file = Entry { path: entry.path.clone(), ..kept.entry.clone() };
+        let mut data = kept.data()?;
+        self.non_directory(dir, name, &file, &mut data)?;
+        let made = status(dir, name).map_err(|e| failed(e, "look at", &entry.path))?;
+        if let (Some(kept), Some(made)) = (self.spared.get(target)?, made) {
+            kept.heir = Some((normal(&entry.path)?, made.st_ino));
+        }
+        Ok(())
     }
 
     fn directory(&mut self, dir: &Found, name: &[u8], path: &[u8], entry: &Entry) -> Result<()> {

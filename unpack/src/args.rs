@@ -1,17 +1,16 @@
 //! The command line of d-unpack(1), as typed.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use anyhow::Result;
 use clap::{ArgAction, CommandFactory, Parser};
 use clap_complete::Shell;
 use d_common::exit::{Exit, failure};
 use d_common::idmap::MapChoice;
+use d_common::output::{print, printed};
 use d_common::platform::Platform;
-use d_common::report::{Level, Report, usage_line};
+use d_common::report::usage_line;
 
 /// Unpack a container image into a plain directory, without root.
 #[derive(Parser, Clone, Debug)]
@@ -118,21 +117,25 @@ pub struct Args {
     pub completions: Option<Shell>,
 }
 
-/// Prints what clap has to say: help and version on stdout, an error as one line.
-pub fn explain(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+/// What clap has to say: help and version are printed.
+///
+/// # Errors
+/// [`Exit::Usage`] with the rest, as one line; stdout's.
+pub fn explain(error: &clap::Error) -> Result<()> {
+    if !error.use_stderr() {
+        return printed(error.print());
     }
-    let line = usage_line(&error.render().to_string(), "d-unpack");
-    Report::new("d-unpack", Level::Normal).error(&failure(Exit::Usage, line));
-    ExitCode::from(Exit::Usage as u8)
+    Err(failure(Exit::Usage, usage_line(&error.render().to_string(), "d-unpack")))
 }
 
 /// Prints the completions for `shell`.
-pub fn complete(shell: Shell) -> ExitCode {
-    clap_complete::generate(shell, &mut Args::command(), "d-unpack", &mut io::stdout());
-    ExitCode::SUCCESS
+///
+/// # Errors
+/// Those of stdout.
+pub fn complete(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "d-unpack", &mut script);
+    print(&script)
 }
 
 /// A size in bytes: `5`, `5K`, `5M`, `5G`, `5T`, powers of 1024.

@@ -62,13 +62,22 @@ impl Compression {
     pub fn decoder<'a>(self, input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Self::Plain => Box::new(input),
-            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-            Self::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+            Self::Gzip => {
+                let start = |input| Ok(flate2::bufread::GzDecoder::new(input));
+                Box::new(Members::new(input, start, flate2::bufread::GzDecoder::into_inner)?)
+            }
+            Self::Bzip2 => {
+                let start = |input| Ok(bzip2::bufread::BzDecoder::new(input));
+                Box::new(Members::new(input, start, bzip2::bufread::BzDecoder::into_inner)?)
+            }
             Self::Xz => Box::new(Windowed(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB))),
             Self::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                decoder.window_log_max(WINDOW_LOG)?;
-                Box::new(Windowed(decoder))
+                let start = |input| {
+                    let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
+                    decoder.window_log_max(WINDOW_LOG)?;
+                    Ok(decoder)
+                };
+                Box::new(Windowed(Members::new(input, start, zstd::stream::read::Decoder::finish)?))
             }
         })
     }
@@ -102,6 +111,57 @@ impl fmt::Display for Compression {
             Self::Xz => "xz",
             Self::Zstd => "zstd",
         })
+    }
+}
+
+/// Members (streams, frames) behind each other, and zeroes behind the last: the padding of a tape, which gzip(1) and tar(1)
+/// pass over, too.
+struct Members<R, D> {
+    current: Option<D>,
+    start: fn(R) -> io::Result<D>,
+    end: fn(D) -> R,
+}
+
+impl<R: BufRead, D: Read> Members<R, D> {
+    fn new(input: R, start: fn(R) -> io::Result<D>, end: fn(D) -> R) -> io::Result<Self> {
+        Ok(Self { current: Some(start(input)?), start, end })
+    }
+}
+
+impl<R: BufRead, D: Read> Read for Members<R, D> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.current
+            && !out.is_empty()
+        {
+            let len = decoder.read(out)?;
+            if len > 0 {
+                return Ok(len);
+            }
+            let input = self.current.take().map(self.end);
+            if let Some(mut input) = input
+                && !is_at_end(&mut input)?
+            {
+                self.current = Some((self.start)(input)?);
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Whether nothing follows, or nothing but zeroes, which are passed over.
+fn is_at_end(input: &mut impl BufRead) -> io::Result<bool> {
+    let mut is_padding = false;
+    loop {
+        let bytes = input.fill_buf()?;
+        let zeroes = bytes.iter().take_while(|byte| **byte == 0).count();
+        match bytes.len() - zeroes {
+            _ if bytes.is_empty() => return Ok(true),
+            0 => {}
+            _ if !is_padding && zeroes == 0 => return Ok(false),
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "garbage behind its end")),
+        }
+        is_padding = true;
+        input.consume(zeroes);
     }
 }
 
@@ -148,6 +208,12 @@ mod tests {
         assert_eq!(read(TEXT).unwrap(), TEXT);
     }
 
+    fn bzip2(bytes: &[u8]) -> Vec<u8> {
+        let mut w = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        w.write_all(bytes).unwrap();
+        w.finish().unwrap()
+    }
+
     #[test]
     fn windows_that_are_too_large_are_told() {
         // A frame header without a content size: windows of 128 and of 256 MiB; an empty last block.
@@ -162,9 +228,11 @@ mod tests {
 
     #[test]
     fn torn_and_trailing_bytes_are_errors() {
-        for packed in [gzip(TEXT), zstd::encode_all(TEXT, 1).unwrap()] {
+        for packed in [gzip(TEXT), bzip2(TEXT), zstd::encode_all(TEXT, 1).unwrap()] {
             assert!(read(&packed[..packed.len() - 1]).is_err());
             assert!(read(&[&packed[..], b"garbage"].concat()).is_err());
+            assert_eq!(read(&[&packed[..], &[0; 70_000]].concat()).unwrap(), TEXT);
+            assert!(read(&[&packed[..], &[0; 512], &packed[..]].concat()).is_err());
         }
         assert!(unpacked(&b"LZIP\x01"[..]).is_err());
     }

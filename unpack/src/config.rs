@@ -2,7 +2,11 @@
 //! key, and every value of a wrong type or shape, is dropped here, so that no image chooses an option of d-enter
 //! (d-container(5)).
 
+use std::collections::HashMap;
+
 use d_common::idmap::MapChoice;
+use d_common::signal::signal_number;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 /// Members of a list that are taken at most.
@@ -23,7 +27,7 @@ const KEYS: [(&str, Check); 9] = [
     ("Entrypoint", strings),
     ("Cmd", strings),
     ("User", line),
-    ("StopSignal", line),
+    ("StopSignal", signal),
     ("ExposedPorts", ports),
 ];
 
@@ -64,6 +68,26 @@ pub fn convert(image: &Value, map: MapChoice) -> Converted {
     Converted { config: Value::Object(config), dropped }
 }
 
+/// The text of a config.json with `map` in it as d-unpack's own key, and all the rest as its user wrote it; `None` when nothing
+/// is to be changed: it says so already, or is no JSON object, or an OCI runtime config, which has its map elsewhere.
+pub fn with_map(text: &str, map: MapChoice) -> Option<String> {
+    let members: HashMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+    if members.contains_key("ociVersion") {
+        return None;
+    }
+    let value = json!(map.to_string()).to_string();
+    let Some(old) = members.get("map").map(|raw| raw.get()) else {
+        // The first member, with the white space of the one that was first.
+        let (open, rest) = text.split_once('{')?;
+        let space = &rest[..rest.len() - rest.trim_start().len()];
+        let comma = if members.is_empty() { "" } else { "," };
+        return Some(format!("{open}{{{space}\"map\": {value}{comma}{rest}"));
+    };
+    // It is a slice of the text.
+    let start = old.as_ptr().addr() - text.as_ptr().addr();
+    (old != value).then(|| format!("{}{value}{}", &text[..start], &text[start + old.len()..]))
+}
+
 /// Whether nothing was taken out.
 fn is_same(taken: &Value, given: &Value) -> bool {
     let len = |v: &Value| v.as_array().map(Vec::len).or(v.as_object().map(Map::len));
@@ -89,6 +113,11 @@ fn line(value: &Value) -> Option<Value> {
     string(value).filter(|s| !s.contains(char::is_control)).map(|s| json!(s))
 }
 
+/// A signal that d-enter knows.
+fn signal(value: &Value) -> Option<Value> {
+    string(value).filter(|s| s.is_empty() || signal_number(s).is_some()).map(|s| json!(s))
+}
+
 /// A host name as sethostname(2) takes it.
 fn hostname(value: &Value) -> Option<Value> {
     let fits =
@@ -110,10 +139,12 @@ fn env(value: &Value) -> Option<Value> {
     Some(list.iter().filter_map(string).filter(is_variable).map(|s| json!(s)).collect())
 }
 
-/// Paths inside: absolute, and without the colon that would make them `SRC:DST`.
+/// Paths inside: absolute, below the root and not back up, and without the colon that would make them `SRC:DST`.
 fn volumes(value: &Value) -> Option<Value> {
     keys(value, |path| {
-        path.starts_with('/') && !path.contains(':') && !path.contains(char::is_control) && path.len() <= 4095
+        let mut names = path.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
+        let is_below = path.starts_with('/') && names.peek().is_some() && names.all(|name| name != "..");
+        is_below && !path.contains(':') && !path.contains(char::is_control) && path.len() <= 4095
     })
 }
 
@@ -157,15 +188,37 @@ mod tests {
     fn an_image_chooses_nothing_else() {
         let c = converted(&json!({
             "net": true, "seccomp": "none", "volume": ["/:/host"], "ociVersion": "1.0", "map": "single", "Labels": {"a": "b"},
-            "Volumes": {"/home:/mnt": {}, "relative": {}, "/ok": {}, "/a\nb": {}},
+            "Volumes": {"/home:/mnt": {}, "relative": {}, "/ok": {}, "/a\nb": {}, "/": {}, "/.": {},
+                        "/a/../../b": {}},
             "Env": ["OK=1", "no equals", "=x", "N\u{0}=1", 7, "A\nB=c"],
             "Cmd": ["sh", 1], "Entrypoint": "sh -c", "User": 0, "WorkingDir": "/a\nb", "Hostname": "a b",
-            "ExposedPorts": {"80/xyz": {}, "0": {}, "70000/tcp": {}}, "StopSignal": ["TERM"],
+            "ExposedPorts": {"80/xyz": {}, "0": {}, "70000/tcp": {}}, "StopSignal": "SIGFOO",
         }));
         let expected = json!({"Env": ["OK=1"], "Volumes": {"/ok": {}}, "map": "subid"});
         assert_eq!(c.config, expected);
-        for key in ["net", "ociVersion", "map", "Cmd", "Entrypoint", "User", "parts of Env", "parts of Volumes"] {
+        for key in
+            ["net", "ociVersion", "map", "Cmd", "Entrypoint", "User", "StopSignal", "parts of Env", "parts of Volumes"]
+        {
             assert!(c.dropped.iter().any(|d| d == key), "{key} in {:?}", c.dropped);
+        }
+    }
+
+    #[test]
+    fn the_map_is_put_right_and_nothing_else() {
+        let with = |text: &str| with_map(text, MapChoice::Subid);
+        for (text, expected) in [
+            (
+                "{\n  \"net\": true,\n  \"map\":  \"single\", \"x\":[1 ,2]}\n",
+                "{\n  \"net\": true,\n  \"map\":  \"subid\", \"x\":[1 ,2]}\n",
+            ),
+            (r#"{"x":{"map":"single"},"map":null}"#, r#"{"x":{"map":"single"},"map":"subid"}"#),
+            ("{\n  \"net\": 1\n}", "{\n  \"map\": \"subid\",\n  \"net\": 1\n}"),
+            ("{}", r#"{"map": "subid"}"#),
+        ] {
+            assert_eq!(with(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in [r#"{"map" : "subid"}"#, "[]", "{", r#"{"ociVersion":"1.0.2"}"#] {
+            assert_eq!(with(text), None, "{text}");
         }
     }
 

@@ -71,7 +71,7 @@ pub fn config(raw: &[u8], shape: Shape, identity: &Identity, dir: &std::path::Pa
 }
 
 /// JSON for people: indented, with a newline at the end.
-pub fn pretty(value: &Value) -> Vec<u8> {
+fn pretty(value: &Value) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_else(|_| NO_CONFIG.to_vec());
     text.push(b'\n');
     text

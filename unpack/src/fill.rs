@@ -26,6 +26,7 @@ use crate::opened::Opened;
 use crate::place::Hidden;
 use crate::plan::Unpack;
 use crate::progress::Progress;
+use crate::recognise::is_saved_image;
 use crate::stream::Message;
 use crate::survey::{Fate, Surprise, Survey};
 use crate::tar::{Budget, Input, Reader};
@@ -82,6 +83,12 @@ pub fn rootfs(
         }
         Opened::Rootfs(mut stream, found) => {
             applier.layer(&mut stream, &mut Fate::unknown(), &mut budget)?;
+            if is_saved_image(&hidden.path.join(ROOTFS)) {
+                fail!(
+                    Exit::Data,
+                    "an image's archive whose first names do not say so: put it in a file, not in a pipe"
+                );
+            }
             digest = found.get().cloned();
         }
         Opened::Zip(file) => {

@@ -12,7 +12,7 @@ use d_common::platform::Platform;
 use serde::Deserialize;
 
 use crate::archive::Archive;
-use crate::layer::{Content, Promise};
+use crate::layer::{Content, Promise, missing};
 use crate::source::Wanted;
 
 /// Indexes within indexes.
@@ -45,6 +45,10 @@ impl Store for Layout {
     }
 
     fn json(&self, digest: &Digest, size: Option<u64>) -> Result<Option<Vec<u8>>> {
+        let path = self.blob_path(digest);
+        if !path.exists() {
+            return Err(missing(&path));
+        }
         self.json_blob(digest, size).map(Some)
     }
 
@@ -142,7 +146,8 @@ pub fn find_saved(archive: &Archive, wanted: &Wanted, platform: Option<&Platform
         (Some(_), Some(_), _) => {
             fail!(Exit::NotFound, "the archive has several images: {}; name one behind a colon", names())
         }
-        (None, ..) => fail!(Exit::NotFound, "the archive has no such image; it has {}", names()),
+        (None, _, Wanted::Named(name)) => fail!(Exit::NotFound, "{}", no_image(name, &names())),
+        (None, ..) => fail!(Exit::NotFound, "it lists no image at all"),
     };
     let config = archive.small(&crate::entry::normal(saved.config.as_bytes())?)?;
     let config = config.or_exit(Exit::Data, || format!("the archive lacks the config {}", saved.config))?;
@@ -233,8 +238,10 @@ fn choose<'a>(index: &'a Index, wanted: &Wanted, platform: Option<&Platform>) ->
         };
         images.iter().map(what).collect::<Vec<_>>().join(", ")
     };
-    if named.is_empty() {
-        fail!(Exit::NotFound, "no such image; there is {}", list(&images));
+    match wanted {
+        _ if !named.is_empty() => {}
+        Wanted::Named(name) => fail!(Exit::NotFound, "{}", no_image(name, &list(&images))),
+        _ => fail!(Exit::NotFound, "it lists no image at all"),
     }
     if named.len() > 1 || platform.is_some() {
         let host = Platform::host();
@@ -253,6 +260,12 @@ fn choose<'a>(index: &'a Index, wanted: &Wanted, platform: Option<&Platform>) ->
         [one] => Ok(one),
         several => fail!(Exit::NotFound, "several images: {}; name one behind a colon", list(several)),
     }
+}
+
+/// What to say where no image is called `name`.
+fn no_image(name: &str, names: &str) -> String {
+    let there = if names.is_empty() { "there is none with a name".to_owned() } else { format!("there is {names}") };
+    format!("no image is called {name:?}; {there}")
 }
 
 fn platforms(images: &[&Descriptor]) -> String {

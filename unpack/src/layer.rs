@@ -6,12 +6,12 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use d_common::digest::{Algorithm, Digest, Hasher};
-use d_common::exit::{Exit, OrExit};
+use d_common::exit::{Exit, OrExit, failure};
 use d_common::fail;
 
 use crate::ahead::{self, Ahead, Filler};
@@ -49,14 +49,17 @@ impl Content {
         Ok(match self {
             Self::Path(path) => match File::open(path) {
                 Ok(file) => Box::new(file),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    fail!(Exit::Data, "the image is incomplete: blob {} is missing; pull it again", path.display())
-                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing(path)),
                 Err(e) => Err(e).or_exit(Exit::Io, || format!("cannot open {}", path.display()))?,
             },
             Self::Part { file, offset, len } => Box::new(Part { file: Arc::clone(file), at: *offset, left: *len }),
         })
     }
+}
+
+/// The error of a blob that an image lists and a layout has not.
+pub fn missing(path: &Path) -> anyhow::Error {
+    failure(Exit::Data, format!("the image is incomplete: blob {} is missing; pull it again", path.display()))
 }
 
 struct Part {

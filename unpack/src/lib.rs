@@ -36,6 +36,7 @@ pub mod remove;
 pub mod replace;
 pub mod rootfs;
 pub mod source;
+pub mod spared;
 pub mod stream;
 pub mod survey;
 pub mod tar;
@@ -43,12 +44,11 @@ pub mod unpack;
 pub mod whiteout;
 pub mod zip;
 
-use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 use d_common::container::Stamp;
-use d_common::exit::{Exit, OrExit};
+use d_common::output;
 use d_common::report::Report;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -97,6 +97,5 @@ fn print(place: &Place, stamp: &Stamp, output: Output) -> Result<()> {
             format!("{object}\n").into_bytes()
         }
     };
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&line).and_then(|()| stdout.flush()).or_exit(Exit::Io, || "cannot print the result")
+    output::print(&line)
 }

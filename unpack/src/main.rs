@@ -12,15 +12,16 @@ use d_unpack::args::{self, Args};
 use d_unpack::plan::Plan;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return args::explain(&error),
+    let mut report = Report::new("d-unpack", Level::Normal);
+    let result = match Args::try_parse() {
+        Err(error) => args::explain(&error),
+        Ok(Args { completions: Some(shell), .. }) => args::complete(shell),
+        Ok(args) => {
+            report.level = Level::from_flags(args.quiet, args.verbose);
+            Plan::new(args, &|name| env::var_os(name)).and_then(|plan| d_unpack::run(&plan, &report))
+        }
     };
-    if let Some(shell) = args.completions {
-        return args::complete(shell);
-    }
-    let report = Report::new("d-unpack", Level::from_flags(args.quiet, args.verbose));
-    match Plan::new(args, &|name| env::var_os(name)).and_then(|plan| d_unpack::run(&plan, &report)) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report.error(&error);

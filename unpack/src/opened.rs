@@ -17,7 +17,7 @@ use crate::compression::unpacked;
 use crate::image::{Image, Store, find, find_saved};
 use crate::layer::{Content, Layer, Promise, feed};
 use crate::plan::Unpack;
-use crate::recognise::{Form, recognise};
+use crate::recognise::{Form, look_through, recognise};
 use crate::source::{Source, Wanted};
 use crate::stream::{self, Message, incomplete};
 
@@ -70,7 +70,17 @@ impl Opened {
     }
 
     fn of_archive(mut file: File, wanted: Wanted, plan: &Unpack, dir: &Path, is_seekable: bool) -> Result<Self> {
-        let start = recognise(&mut file)?;
+        let mut start = recognise(&mut file, !is_seekable)?;
+        let mut is_seekable = is_seekable;
+        if start.form == Form::Unclear {
+            if !is_seekable {
+                file = spooled(&start.bytes, file, dir, plan.budget.bytes)?;
+                is_seekable = true;
+            }
+            start.form = look_through(&file)?;
+            start.bytes.clear();
+            file.rewind().or_exit(Exit::Io, || "cannot read the archive again")?;
+        }
         if start.form != Form::Image && wanted != Wanted::Any {
             fail!(Exit::NotFound, "a root filesystem's archive has no images to choose from");
         }
@@ -107,16 +117,19 @@ impl Opened {
                 file.rewind().or_exit(Exit::Io, || "cannot read the archive again")?;
                 Ok(Self::Zip(file))
             }
-            Form::Zip => {
-                // Its directory is at its end.
-                let mut spool = stream::nameless(dir)?;
-                let mut input = Cursor::new(start.bytes).chain(file).take(plan.budget.bytes);
-                std::io::copy(&mut input, &mut spool).or_exit(Exit::Io, || "cannot keep the zip file")?;
-                spool.rewind().or_exit(Exit::Io, || "cannot read the zip file again")?;
-                Ok(Self::Zip(spool))
-            }
+            // Its directory is at its end.
+            Form::Zip => Ok(Self::Zip(spooled(&start.bytes, file, dir, plan.budget.bytes)?)),
+            Form::Unclear => fail!(Exit::Data, "neither an image nor an archive of a root filesystem"),
         }
     }
+}
+
+/// A stream, of which `start` was read, as a nameless file in `dir`.
+fn spooled(start: &[u8], stream: File, dir: &Path, max_size: u64) -> Result<File> {
+    let mut spool = stream::nameless_in(dir)?;
+    let copied = std::io::copy(&mut start.chain(stream).take(max_size), &mut spool);
+    copied.and_then(|_| spool.rewind()).or_exit(Exit::Io, || "cannot keep the archive")?;
+    Ok(spool)
 }
 
 fn at_hand(image: Image, content: impl Fn(&crate::image::LayerRef) -> Option<Content>) -> Result<Opened> {

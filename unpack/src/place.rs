@@ -221,7 +221,7 @@ impl Hidden {
     /// # Errors
     /// The filesystem's.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        write_at(&self.dir, name, content)
+        write_at(&self.dir, name, content, Mode::from_raw_mode(0o644))
     }
 
     /// Gives it its name: all at once, and only where nothing or an empty directory is.
@@ -336,14 +336,14 @@ impl Drop for Hidden {
 ///
 /// # Errors
 /// The filesystem's.
-pub fn write_at(dir: impl AsFd, name: &str, content: &[u8]) -> Result<()> {
+pub fn write_at(dir: impl AsFd, name: &str, content: &[u8], mode: Mode) -> Result<()> {
     use rustix::fs::OFlags;
     use std::io::Write;
     let dir = dir.as_fd();
     let new = format!(".{name}.new");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let write = || -> io::Result<()> {
-        let mut file = File::from(rustix::fs::openat(dir, &new, flags, Mode::from_raw_mode(0o644))?);
+        let mut file = File::from(rustix::fs::openat(dir, &new, flags, mode)?);
         file.write_all(content)?;
         Ok(rustix::fs::renameat(dir, &new, dir, name)?)
     };

@@ -4,18 +4,22 @@
 //! files, and a config.json that differs from the one that the old image gave, as dpkg treats conffiles. A run that is killed
 //! half-way leaves the old image.txt, so the same command does it again.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use d_common::container::{CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS, ROOTFS, Stamp, UPPER, VOLUMES, WORK};
 use d_common::exit::{Exit, OrExit};
+use d_common::layout::{MAX_JSON, read_bounded};
 use d_common::report::Report;
-use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use serde_json::Value;
 
-use crate::describe::{config, pretty};
+use crate::config::with_map;
+use crate::describe::config;
 use crate::identity::Identity;
 use crate::place::{Hidden, Place, write_at};
 use crate::plan::{Replace, Shape, Unpack};
@@ -54,11 +58,13 @@ impl Old {
         replace == Replace::Keep && stamp.digest.is_some() && content(&self.stamp) == content(stamp)
     }
 
-    /// Makes image.txt as new as if it had just been written: it is the stamp that make(1) looks at.
+    /// It is what it should be: makes image.txt as new as if it had just been written, the stamp that make(1) looks at. A map that
+    /// config.json does not name right is put right, though, since d-enter goes by it.
     ///
     /// # Errors
     /// utimensat(2)'s.
-    pub fn touch(&self) -> Result<()> {
+    pub fn touch(&self, identity: &Identity) -> Result<()> {
+        self.record_map(identity)?;
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         rustix::fs::utimensat(&self.dir, IMAGE_TXT, &times, AtFlags::SYMLINK_NOFOLLOW)
@@ -87,8 +93,8 @@ impl Old {
             hidden.give(VOLUMES, &self.dir, VOLUMES)?;
         }
         if is_edited {
-            self.record_map(identity)?;
             report.warn(format!("{}/{CONFIG} was edited and stays; the new one is {NEW_CONFIG}", self.path.display()));
+            self.record_map(identity)?;
             hidden.give(CONFIG, &self.dir, NEW_CONFIG)?;
         } else {
             hidden.give(CONFIG, &self.dir, CONFIG)?;
@@ -103,36 +109,35 @@ impl Old {
         Ok(())
     }
 
-    /// The map in an edited config.json, where it is the old tree's, becomes the new one's: it says whose the files are.
-    fn record_map(&self, identity: &Identity) -> Result<()> {
-        let text = fs::read(self.path.join(CONFIG)).unwrap_or_default();
-        let Ok(mut config) = serde_json::from_slice::<Value>(&text) else { return Ok(()) };
-        let map = identity.map.kind.to_string();
-        match (config.get_mut("map"), &self.stamp.map) {
-            (Some(Value::String(recorded)), Some(old)) if recorded == old && *old != map => *recorded = map,
-            _ => return Ok(()),
-        }
-        write_at(&self.dir, CONFIG, &pretty(&config))
-    }
-
-    /// Whether config.json is anything but what the old image gave.
+    /// Whether config.json is anything but what the old image gave. The map does not count: it is d-unpack's own.
     fn is_edited(&self, identity: &Identity) -> bool {
-        let read = |name: &str| fs::read(self.path.join(name)).unwrap_or_default();
-        let Ok(mut current) = serde_json::from_slice::<Value>(&read(CONFIG)) else {
+        let Ok(mut current) = serde_json::from_slice::<Value>(&self.read(CONFIG).unwrap_or_default()) else {
             return self.path.join(CONFIG).exists();
         };
         let is_bundle = current.get("ociVersion").is_some();
         let shape = if is_bundle { Shape::Bundle } else { Shape::Plain };
-        let Ok((mut given, _)) = config(&read(IMAGE_JSON), shape, identity, &self.path) else { return true };
-        // The map is d-unpack's own, and may be another one this time.
-        if !is_bundle {
-            let recorded = self.stamp.map.clone().map_or(Value::Null, Value::String);
-            if current.get("map") != Some(&recorded) {
-                return true;
+        let image = self.read(IMAGE_JSON).unwrap_or_default();
+        let Ok((mut given, _)) = config(&image, shape, identity, &self.path) else { return true };
+        for config in [&mut current, &mut given] {
+            if let Some(object) = config.as_object_mut() {
+                object.remove("map");
             }
-            given["map"] = Value::Null;
-            current["map"] = Value::Null;
         }
         current != given
+    }
+
+    /// Brings the map in config.json up to date, and leaves the rest of it as it is written.
+    fn record_map(&self, identity: &Identity) -> Result<()> {
+        let text = self.read(CONFIG).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let Some(new) = text.and_then(|text| with_map(&text, identity.map.kind)) else { return Ok(()) };
+        let mode = fs::metadata(self.path.join(CONFIG)).map_or(0o644, |m| m.permissions().mode() & 0o777);
+        write_at(&self.dir, CONFIG, new.as_bytes(), Mode::from_raw_mode(mode))
+    }
+
+    /// A file in it; no link, and no FIFO, which would wait for its other end.
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?);
+        if file.metadata()?.is_file() { read_bounded(file, MAX_JSON) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 }

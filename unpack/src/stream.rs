@@ -6,6 +6,7 @@
 //! command in front of the pipe cannot pass for an image.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::platform::Platform;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::ahead::{self, Ahead};
 use crate::archive::{Archive, BUDGET};
@@ -53,7 +54,7 @@ pub fn start(
     platform: Option<Platform>,
     max_size: u64,
 ) -> Result<Receiver<Message>> {
-    let spool = Arc::new(nameless(dir)?);
+    let spool = Arc::new(nameless_in(dir)?);
     let (sender, receiver) = sync_channel(1);
     ahead::start("stream", move || {
         let archive = Archive::new(Arc::clone(&spool));
@@ -208,23 +209,27 @@ pub fn incomplete(archive: &Archive) -> &'static str {
     }
 }
 
-/// A file without a name in `dir`.
+/// A file without a name on the filesystem of `dir`.
 ///
 /// # Errors
 /// [`Exit::CantCreate`] when nothing can be made there.
-pub fn nameless(dir: &Path) -> Result<File> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    let made = rustix::fs::openat(CWD, dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode);
-    let cannot = || format!("cannot make a temporary file in {}", dir.display());
-    match made {
-        Ok(fd) => Ok(File::from(fd)),
+pub fn nameless(dir: impl AsFd) -> Result<File> {
+    let (dir, mode) = (dir.as_fd(), Mode::RUSR | Mode::WUSR);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(dir, ".", OFlags::TMPFILE | flags, mode).or_else(|_| {
         // A filesystem that has no such files (NFS, old overlays): one that loses its name at once.
-        Err(_) => {
-            let path = dir.join(format!(".d-unpack.spool.{}", std::process::id()));
-            let file = File::options().read(true).write(true).create_new(true).open(&path);
-            let file = file.or_exit(Exit::CantCreate, cannot)?;
-            std::fs::remove_file(&path).or_exit(Exit::Io, cannot)?;
-            Ok(file)
-        }
-    }
+        let name = format!(".d-unpack.spool.{}", std::process::id());
+        let made = rustix::fs::openat(dir, &name, OFlags::CREATE | OFlags::EXCL | flags, mode)?;
+        rustix::fs::unlinkat(dir, &name, AtFlags::empty()).map(|()| made)
+    });
+    made.map(File::from).map_err(std::io::Error::from).or_exit(Exit::CantCreate, || "cannot make a temporary file")
+}
+
+/// The same, by a directory's path.
+///
+/// # Errors
+/// As [`nameless`].
+pub fn nameless_in(dir: &Path) -> Result<File> {
+    let cannot = || format!("cannot make a temporary file in {}", dir.display());
+    nameless(File::open(dir).or_exit(Exit::CantCreate, cannot)?).or_exit(Exit::CantCreate, cannot)
 }

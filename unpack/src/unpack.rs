@@ -33,7 +33,7 @@ pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
     if let (Some(old), Some(image)) = (&old, &image) {
         let stamp = stamp(Some(image), None, plan, &identity);
         if old.is_like(&stamp, plan.replace) && opened.is_at_hand() {
-            old.touch()?;
+            old.touch(&identity)?;
             report.info("the same image, map and options: nothing to do");
             return Ok((place, stamp));
         }
@@ -46,7 +46,7 @@ pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
     match old {
         None => hidden.publish(&place)?,
         // A stream says only at its end that it brought what is there already.
-        Some(old) if old.is_like(&stamp, plan.replace) => old.touch()?,
+        Some(old) if old.is_like(&stamp, plan.replace) => old.touch(&identity)?,
         Some(old) => old.replace(hidden, plan, &identity, report)?,
     }
     Ok((place, stamp))

@@ -105,9 +105,9 @@ fn recognising_archives() {
     let mut random = Random(0x1234_5678_9abc_def1);
     repeat("recognise", 8_000, |round| {
         let bytes = random.mutate(&seeds[usize::try_from(round).unwrap() % seeds.len()]);
-        if let Ok(start) = recognise(&mut bytes.as_slice()) {
+        if let Ok(start) = recognise(&mut bytes.as_slice(), false) {
             assert!(bytes.starts_with(&start.bytes), "what was read goes in front of the rest");
-            assert_eq!(recognise(&mut bytes.as_slice()).unwrap().form, start.form);
+            assert_eq!(recognise(&mut bytes.as_slice(), false).unwrap().form, start.form);
         }
         if let Ok((_, plain)) = unpacked(bytes.as_slice()) {
             let mut plain = std::io::BufReader::new(plain.take(BUDGET.bytes));
