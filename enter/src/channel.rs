@@ -16,7 +16,7 @@ use rustix::net::{
 /// What the two sides tell each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// To the child: the map is written, the network is up.
+    /// To the child: go on. The map is written and the network is up; the record for --join is there; the cgroup is counted.
     Go,
     /// To the child: deliver a signal, to the command's process group or to the command alone.
     Signal {

@@ -29,6 +29,7 @@ fn rows(facts: &Facts) -> Vec<Row> {
         machine::tun(),
         machine::program("slirp4netns", "--net user", "install slirp4netns"),
         machine::program("d-netup", "--net user", "install d-netup, or name it in D_NETUP"),
+        machine::program("fuse-overlayfs", "--ephemeral where the kernel takes no overlay", "install fuse-overlayfs"),
     ]);
     rows.extend(cgroup::rows());
     rows.push(machine::systemd());

@@ -80,6 +80,10 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
     if plan.net.is_new() {
         sys::loopback_up().or_exit(Exit::Enter, || "cannot bring up lo")?;
     }
+    // Who joins the command must find its record.
+    if !attend::may_go(channel)? {
+        return Ok(125);
+    }
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }

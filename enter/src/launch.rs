@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use d_common::container::{self, Sharing};
@@ -26,7 +26,7 @@ use crate::netup::Netup;
 use crate::network::Net;
 use crate::plan::Plan;
 use crate::process::Process;
-use crate::record::Record;
+use crate::record::{self, Record};
 use crate::scratch::Scratch;
 use crate::status::Status;
 use crate::supervise::{self, Container};
@@ -114,9 +114,12 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         status.ports(&netup.forwards);
     }
     report.debug("ids are mapped and the network is there: the init builds the root");
+    // Later it is not dumpable, and nobody can look.
+    let user_namespace = record::user_namespace(pid);
     channel.send(&Message::Go);
-    // Kept to the end; written while the init works, long before anybody can join.
-    let _record = records.and_then(|dir| match Record::write(&dir, pid, filters) {
+    // Kept to the end; written while the init builds the root. It waits for that before it starts the command.
+    let record = |dir: &Path| Record::write(dir, pid, user_namespace?, filters);
+    let _record = records.and_then(|dir| match record(&dir) {
         Ok(record) => Some(record),
         Err(error) => {
             report.info(format!(
@@ -127,6 +130,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
             None
         }
     });
+    channel.send(&Message::Go);
     let process = &plan.process;
     let overlay = plan.ephemeral.as_ref().map(|_| Server::new(plan));
     supervise::follow(&mut Container { process, channel, pid, pidfd, overlay, netup, cgroup, signals, status, report })

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use d_common::sys;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, statx};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -115,6 +115,14 @@ pub fn handle(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
 /// Whether `fd` is a directory.
 pub fn is_dir(fd: impl AsFd) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::Directory)
+}
+
+/// Whether two handles are of one place in one mount. Before Linux 5.8 nobody can tell, and the answer is no.
+pub fn is_same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
+    let place = |fd: BorrowedFd<'_>| statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID | StatxFlags::INO);
+    let (a, b) = (place(a.as_fd())?, place(b.as_fd())?);
+    let known = StatxFlags::from_bits_retain(a.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(known && (a.stx_mnt_id, a.stx_ino) == (b.stx_mnt_id, b.stx_ino))
 }
 
 /// The path by which the kernel finds an open descriptor again, for interfaces that take strings only.

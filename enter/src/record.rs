@@ -37,13 +37,13 @@ impl Record {
     ///
     /// # Errors
     /// Those of the files; without it a container can still be joined, with the built-in filter.
-    pub fn write(dir: &Path, init: Pid, filters: &Filters) -> io::Result<Self> {
+    pub fn write(dir: &Path, init: Pid, user_namespace: u64, filters: &Filters) -> io::Result<Self> {
         remove_left_over(dir);
         let own = std::process::id();
         let header = Header {
             start: start_time(own).unwrap_or(0),
             init: init.as_raw_nonzero().get(),
-            user_namespace: fs::metadata(format!("/proc/{}/ns/user", init.as_raw_nonzero()))?.ino(),
+            user_namespace,
             base: filters.base.len(),
         };
         let mut bytes = serde_json::to_vec(&header)?;
@@ -61,6 +61,14 @@ impl Drop for Record {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
+}
+
+/// The inode of a process's user namespace.
+///
+/// # Errors
+/// `EACCES` for one that is not dumpable, as an init is when it has become the container's root.
+pub fn user_namespace(pid: Pid) -> io::Result<u64> {
+    Ok(fs::metadata(format!("/proc/{}/ns/user", pid.as_raw_nonzero()))?.ino())
 }
 
 /// A running container, as its record tells.
@@ -137,7 +145,7 @@ mod tests {
         let filters = Filters { base: vec![one(1), one(0xdead_beef)].into(), fakeroot: vec![one(3)].into() };
         fs::write(dir.path().join("99999999"), "left").unwrap();
         let own = std::process::id();
-        let record = Record::write(dir.path(), rustix::process::getpid(), &filters).unwrap();
+        let record = Record::write(dir.path(), rustix::process::getpid(), 7, &filters).unwrap();
         assert_eq!(pids(dir.path()), [own]);
         let read = of(dir.path(), own).unwrap();
         let show = |f: &[BpfInstruction]| f.iter().map(encode).collect::<Vec<_>>();

@@ -24,7 +24,7 @@ use crate::directory::Filesystem;
 use crate::ephemeral;
 use crate::kept;
 use crate::listed;
-use crate::mounts::{Flags, attach, clone_tree, is_dir, new_tmpfs_with, restrict, write_file};
+use crate::mounts::{Flags, attach, clone_tree, is_dir, is_same, new_tmpfs_with, restrict, write_file};
 use crate::overlay;
 use crate::plan::{Plan, Sysctl};
 use crate::special::{self, Devices, Found};
@@ -171,8 +171,14 @@ fn base_mount(plan: &Plan, base: Base, dir: &OwnedFd, channel: &Channel) -> Resu
 fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option<&OwnedFd>) -> Result<()> {
     let target_path = mount.target();
     let ensure = |what| {
-        root.ensure(target_path, what)
-            .or_exit(Exit::Enter, || format!("cannot make the mount point {}", target_path.display()))
+        let target = root
+            .ensure(target_path, what)
+            .or_exit(Exit::Enter, || format!("cannot make the mount point {}", target_path.display()))?;
+        // What lies on the root itself would never be seen.
+        if is_same(&target, root)? {
+            fail!(Exit::Enter, "cannot mount on {}: a link of the image makes it /", target_path.display());
+        }
+        Ok(target)
     };
     let failed = || format!("cannot mount on {}", target_path.display());
     match (mount, source) {

@@ -114,6 +114,8 @@ fn targets_are_made_as_what_is_mounted() {
         {
             place.sh(options, "true").fails(125).err_has("cannot mount on /");
         }
+        symlink("..", place.rootfs("link")).expect("a link");
+        place.sh("-v ./dir:/link", "true").fails(125).err_has("cannot mount on /link");
     });
 }
 
