@@ -68,20 +68,38 @@ impl Platform {
         }
     }
 
-    /// How well an image for `offered` suits this platform: `None` not at all, else the smaller the better.
-    /// An older variant of arm runs on a newer processor; any amd64 or arm64 variant counts only when it was asked for.
+    /// How well an image for `offered` suits this platform: `None` not at all, else the smaller the better. A processor runs
+    /// what was built for an older variant of its own architecture, as containerd has it: amd64/v3 runs v2 and plain amd64,
+    /// arm/v7 runs v6 and v5, arm64/v9.1 runs v9.0 and v8.0 to v8.6. There is no way from one architecture to another.
     pub fn fit(&self, offered: &Platform) -> Option<u32> {
         let (want, have) = (self.normal(), offered.normal());
         if want.os != have.os || want.architecture != have.architecture {
             return None;
         }
-        let level = |p: &Platform| p.variant.as_deref().map_or(Some(0), |v| v.strip_prefix('v')?.parse::<u32>().ok());
-        match (&want.variant, &have.variant) {
-            (w, h) if w == h => Some(0),
-            _ if want.architecture == "arm" => level(&want)?.checked_sub(level(&have)?),
-            (Some(_), None) => Some(1),
+        if want.variant == have.variant {
+            return Some(0);
+        }
+        let (major, minor) = want.level()?;
+        match have.level()? {
+            (m, n) if m == major => minor.checked_sub(n),
+            (m, 0) if want.architecture != "arm64" => major.checked_sub(m),
+            // v9.0 has all of v8.5, v9.1 all of v8.6, and so on.
+            (8, n) if major == 9 => (minor + 5).checked_sub(n).map(|older| minor + 1 + older),
             _ => None,
         }
+    }
+
+    /// The variant as a number, where variants have an order.
+    fn level(&self) -> Option<(u32, u32)> {
+        let variant = match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("amd64", None) => "v1",
+            ("arm64", None) => "v8",
+            ("amd64" | "arm64" | "arm", Some(variant)) => variant,
+            _ => return None,
+        };
+        let number = variant.strip_prefix('v')?;
+        let (major, minor) = number.split_once('.').unwrap_or((number, "0"));
+        Some((major.parse().ok()?, minor.parse().ok()?))
     }
 }
 
@@ -135,12 +153,29 @@ mod tests {
     }
 
     #[test]
-    fn older_arm_fits_newer_and_not_the_other_way() {
-        assert_eq!(p("linux/arm/v7").fit(&p("linux/arm/v6")), Some(1));
-        assert_eq!(p("linux/arm/v7").fit(&p("linux/arm/v7")), Some(0));
-        assert_eq!(p("linux/arm/v6").fit(&p("linux/arm/v7")), None);
-        assert_eq!(p("linux/amd64").fit(&p("linux/amd64/v3")), None);
-        assert_eq!(p("linux/amd64/v3").fit(&p("linux/amd64")), Some(1));
-        assert_eq!(p("linux/amd64").fit(&p("linux/arm64")), None);
+    fn older_variants_fit_newer_processors_and_not_the_other_way() {
+        for (want, have, rank) in [
+            ("arm/v7", "arm/v6", Some(1)),
+            ("arm/v7", "arm/v7", Some(0)),
+            ("arm/v6", "arm/v7", None),
+            ("amd64", "amd64/v3", None),
+            ("amd64/v3", "amd64", Some(2)),
+            ("amd64/v4", "amd64/v3", Some(1)),
+            ("amd64/v4", "amd64/v4", Some(0)),
+            ("arm64", "arm64/v8", Some(0)),
+            ("arm64", "arm64/v8.1", None),
+            ("arm64/v8.2", "arm64", Some(2)),
+            ("arm64/v9", "arm64/v8.5", Some(1)),
+            ("arm64/v9", "arm64", Some(6)),
+            ("arm64/v9", "arm64/v8.6", None),
+            ("arm64/v9.1", "arm64/v8.6", Some(2)),
+            ("arm64", "arm64/v9", None),
+            ("arm64/v10", "arm64", None),
+            ("ppc64le/power9", "ppc64le", None),
+            ("amd64", "arm64", None),
+        ] {
+            let of = |text: &str| p(&format!("linux/{text}"));
+            assert_eq!(of(want).fit(&of(have)), rank, "{want} {have}");
+        }
     }
 }

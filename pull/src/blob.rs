@@ -21,7 +21,7 @@ use crate::http::{Http, Request, cut, shown, unexpected};
 use crate::partial::Partial;
 use crate::progress::{Bar, Progress};
 use crate::registry::Repository;
-use crate::retry::{Trouble, retry};
+use crate::retry::{ATTEMPTS, Trouble, retry};
 
 /// Bytes that are read at once; all that a download needs of memory, besides the HTTP client's own buffers.
 const BUFFER: usize = 128 << 10;
@@ -51,6 +51,20 @@ enum Place<'a> {
 }
 
 impl Place<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Registry(repository) => repository.source.name(),
+            Self::Elsewhere(_, url) => shown(url),
+        }
+    }
+
+    fn attempts(&self) -> u32 {
+        match self {
+            Self::Registry(repository) => repository.attempts(),
+            Self::Elsewhere(..) => ATTEMPTS,
+        }
+    }
+
     fn get(&self, digest: &Digest, from: u64) -> Result<Response, Trouble> {
         match self {
             Self::Registry(repository) => repository.blob(digest, from),
@@ -131,7 +145,8 @@ impl Fetcher<'_> {
 
     /// Asks one source after the other until the blob is whole and right.
     fn download(&self, download: &mut Download<'_>) -> Result<()> {
-        let mut places: Vec<Place<'_>> = self.sources.iter().map(Place::Registry).collect();
+        let sources = self.sources.iter().filter(|source| !source.is_given_up());
+        let mut places: Vec<Place<'_>> = sources.map(Place::Registry).collect();
         if let Some(http) = self.foreign {
             let urls = download.blob.urls.iter().filter_map(|u| Url::parse(u).ok());
             places.extend(urls.filter(|u| matches!(u.scheme(), "http" | "https")).map(|u| Place::Elsewhere(http, u)));
@@ -141,11 +156,18 @@ impl Fetcher<'_> {
             if let Some(error) = last_error.take() {
                 self.report.info(format_args!("{}; trying the next source", chain(&error)));
             }
+            let Descriptor { digest, size, .. } = download.blob;
+            self.report.info(format_args!("fetching blob {digest}, {size} bytes, from {}", place.name()));
             match self.download_from(place, download) {
                 Ok(()) => return Ok(()),
                 // A full disk is full for every source.
                 Err(error) if exit_of(&error) == Exit::CantCreate || self.is_cancelled() => return Err(error),
-                Err(error) => last_error = Some(error),
+                Err(error) => {
+                    if let (Place::Registry(source), Exit::TryAgain) = (place, exit_of(&error)) {
+                        source.give_up();
+                    }
+                    last_error = Some(error);
+                }
             }
         }
         let error = last_error.unwrap_or_else(|| failure(Exit::NotFound, "there is nowhere to fetch it from"));
@@ -154,7 +176,7 @@ impl Fetcher<'_> {
 
     fn download_from(&self, place: &Place<'_>, download: &mut Download<'_>) -> Result<()> {
         loop {
-            retry(self.report, || {
+            retry(self.report, place.attempts(), || {
                 if self.is_cancelled() {
                     return Err(failure(Exit::TryAgain, "given up, since another blob failed").into());
                 }

@@ -9,7 +9,7 @@ const MAX_PARAMETERS: usize = 64;
 pub enum Challenge {
     /// A token from `realm` (distribution's token authentication).
     Bearer {
-        /// The token service's URL.
+        /// The token service's URL; empty where it is missing.
         realm: String,
         /// The name to give it.
         service: Option<String>,
@@ -56,7 +56,11 @@ impl Challenge {
             |name: &str| parameters.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value.clone());
         match scheme {
             "basic" => Some(Self::Basic),
-            "bearer" => Some(Self::Bearer { realm: take("realm")?, service: take("service"), scope: take("scope") }),
+            "bearer" => Some(Self::Bearer {
+                realm: take("realm").unwrap_or_default(),
+                service: take("service"),
+                scope: take("scope"),
+            }),
             _ => None,
         }
     }
@@ -142,8 +146,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_challenge() {
-        for header in ["", ",,,", "realm=x", "Bearer", r#"Bearer service="s""#, "\"", "Bearer realm=", "é", "= = ="] {
+        for header in ["", ",,,", "realm=x", "\"", "é", "= = ="] {
             assert_eq!(Challenge::parse(header), [], "{header}");
+        }
+        for header in ["Bearer", "Bearer realm=", r#"Bearer realm="""#] {
+            let nowhere = Challenge::Bearer { realm: String::new(), service: None, scope: None };
+            assert_eq!(Challenge::parse(header), [nowhere], "{header}");
         }
     }
 }

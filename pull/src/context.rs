@@ -45,7 +45,7 @@ impl Context {
     /// [`Exit::Usage`] for a bad `--creds-fd`, [`Exit::NotFound`] without the `--authfile`.
     pub fn new(plan: Plan, report: Report) -> Result<Self> {
         let trusts = Trusts::new(plan.cert_dir.clone(), plan.certs_d.clone());
-        let http = Http::new(report, plan.stall, trusts);
+        let http = Http::new(report, plan.stall, trusts, plan.proxies.clone());
         if let Some(file) = plan.auth_files.first().filter(|file| plan.authfile_given && !file.exists()) {
             fail!(Exit::NotFound, "--authfile {}: there is no such file", file.display());
         }
@@ -75,14 +75,16 @@ impl Context {
             }
         };
         let sources = registries.sources(&wanted.reference, &self.plan.mirrors, self.plan.insecure)?;
+        let last = sources.len().saturating_sub(1);
         Ok(sources
             .into_iter()
-            .map(|source| {
+            .enumerate()
+            .map(|(i, source)| {
                 if source.insecure {
                     self.http.trusts.trust_anyone(api_host(&source.registry));
                 }
                 let tls_settings = self.http.trusts.has_folders(&source.registry);
-                Repository::new(&self.http, &self.credentials, source, tls_settings)
+                Repository::new(&self.http, &self.credentials, source, tls_settings, i < last)
             })
             .collect())
     }

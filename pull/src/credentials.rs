@@ -117,13 +117,18 @@ impl Credentials {
                     return None;
                 }
             };
-            let secret = auths.find(registry, repository, |name, key| match helper::get(name, key) {
+            let ask = |name: &str, key: &str| match helper::get(name, key) {
                 Ok(secret) => secret,
                 Err(error) => {
                     self.report.warn(format_args!("going on without credentials: {}", chain(&error)));
                     None
                 }
-            })?;
+            };
+            let broken = |key: &str| {
+                let file = path.display();
+                self.report.warn(format_args!("going on without credentials: the entry of {key} in {file} is broken"));
+            };
+            let secret = auths.find(registry, repository, ask, broken)?;
             Some(Credential { secret, origin: path.display().to_string() })
         })
     }
@@ -169,27 +174,39 @@ struct Entry {
     registrytoken: Option<String>,
 }
 
+/// An entry whose secret cannot be read.
+struct Broken;
+
 impl Entry {
-    fn secret(&self) -> Option<Secret> {
+    /// `Err` where something is there that is no secret.
+    fn secret(&self) -> Result<Option<Secret>, Broken> {
         let filled = |value: &Option<String>| value.clone().filter(|v| !v.is_empty());
         if let Some(token) = filled(&self.registrytoken) {
-            return Some(Secret::RegistryToken(token));
+            return Ok(Some(Secret::RegistryToken(token)));
         }
         if let Some(token) = filled(&self.identitytoken) {
-            return Some(Secret::IdentityToken(token));
+            return Ok(Some(Secret::IdentityToken(token)));
         }
         if let Some(auth) = filled(&self.auth) {
-            let text = String::from_utf8(BASE64_STANDARD.decode(auth.trim()).ok()?).ok()?;
+            let bytes = BASE64_STANDARD.decode(auth.trim()).map_err(|_| Broken)?;
+            let text = String::from_utf8(bytes).map_err(|_| Broken)?;
             // docker pads the password with NULs.
-            return Secret::parse(text.trim_end_matches('\0'));
+            return Secret::parse(text.trim_end_matches('\0')).map(Some).ok_or(Broken);
         }
-        Some(Secret::Password { user: filled(&self.username)?, password: filled(&self.password)? })
+        let pair = filled(&self.username).zip(filled(&self.password));
+        Ok(pair.map(|(user, password)| Secret::Password { user, password }))
     }
 }
 
 impl AuthFile {
-    /// The secret for an image; `ask` runs a helper with a key.
-    pub fn find(&self, registry: &str, repository: &str, ask: impl Fn(&str, &str) -> Option<Secret>) -> Option<Secret> {
+    /// The secret for an image; `ask` runs a helper with a key, `broken` is told the key of an entry that cannot be read.
+    pub fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+        ask: impl Fn(&str, &str) -> Option<Secret>,
+        broken: impl Fn(&str),
+    ) -> Option<Secret> {
         let keys = keys_of(registry, repository);
         let helped = self.cred_helpers.iter().flatten().find(|(key, _)| normal_key(key) == normal_key(registry));
         if let Some(secret) = helped.and_then(|(key, name)| ask(name, key)) {
@@ -197,7 +214,13 @@ impl AuthFile {
         }
         let auths = || self.auths.iter().flatten();
         let exact = |key: &String| {
-            auths().filter(|(k, _)| normal_key(k) == *key).find_map(|(_, entry)| entry.as_ref()?.secret())
+            let fitting = auths().filter(|(k, _)| normal_key(k) == *key);
+            fitting.filter_map(|(k, entry)| Some((k, entry.as_ref()?))).find_map(|(k, entry)| {
+                entry.secret().unwrap_or_else(|Broken| {
+                    broken(k);
+                    None
+                })
+            })
         };
         if let Some(secret) = keys.iter().find_map(exact) {
             return Some(secret);
@@ -252,7 +275,7 @@ mod tests {
     fn user(file: &str, registry: &str, repository: &str) -> Option<String> {
         let file: AuthFile = serde_json::from_str(file).unwrap();
         let ask = |name: &str, key: &str| Some(password(&format!("{name}({key})")));
-        match file.find(registry, repository, ask)? {
+        match file.find(registry, repository, ask, |_| ())? {
             Secret::Password { user, .. } => Some(user),
             Secret::IdentityToken(t) | Secret::RegistryToken(t) => Some(t),
         }

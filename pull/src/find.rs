@@ -143,12 +143,14 @@ impl<'a> Finder<'a> {
     /// The answer of the first source that has one; the last one's error is the image's own registry's.
     fn first<T>(&self, ask: impl Fn(&Repository<'_>) -> Result<T>) -> Result<T> {
         let mut last = failure(Exit::NotFound, format!("{} has no source", self.wanted.reference));
-        for (i, source) in self.sources.iter().enumerate() {
+        for (i, source) in self.sources.iter().enumerate().filter(|(_, source)| !source.is_given_up()) {
             match ask(source) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => last = error,
             }
             if i + 1 < self.sources.len() {
+                // Not once more for each blob, nor a warning for each.
+                source.give_up();
                 self.context.report.warn(format_args!("{}; trying the next source", chain(&last)));
             }
         }

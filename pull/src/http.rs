@@ -16,8 +16,9 @@ use d_common::exit::{Exit, OrExit, caused, failure};
 use d_common::report::{Report, errno_text};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{self, HeaderMap};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, Proxy, StatusCode, Url};
 
+use crate::proxy::Proxies;
 use crate::retry::{Hitch, Trouble, retry_after};
 use crate::tls::{self, Trusts};
 
@@ -60,19 +61,20 @@ pub struct Http {
     stall: Duration,
     /// Whom to believe.
     pub trusts: Trusts,
+    proxies: Proxies,
     clients: Mutex<HashMap<String, Client>>,
 }
 
 impl Http {
     /// `stall` is the longest silence that is borne.
-    pub fn new(report: Report, stall: Duration, trusts: Trusts) -> Self {
-        Self { report, stall, trusts, clients: Mutex::default() }
+    pub fn new(report: Report, stall: Duration, trusts: Trusts, proxies: Proxies) -> Self {
+        Self { report, stall, trusts, proxies, clients: Mutex::default() }
     }
 
     /// Sends a request and follows its redirects. An answer of any status is an answer.
     ///
     /// # Errors
-    /// [`Trouble::Transient`] where the network failed, [`Trouble::Fatal`] for untrusted certificates and bad redirects.
+    /// [`Trouble::Transient`] where the network failed, [`Trouble::NoTls`], [`Trouble::Fatal`] for untrusted certificates and bad redirects.
     pub fn send(&self, request: &Request<'_>) -> Result<Response, Trouble> {
         let origin = &request.url;
         let mut url = request.url.clone();
@@ -104,6 +106,7 @@ impl Http {
     }
 
     fn send_once(&self, request: &Request<'_>, url: &Url, authorize: bool) -> Result<Response, Trouble> {
+        let proxy = self.proxies.of(url)?;
         let client = self.client(url)?;
         let mut builder = client.request(request.method.clone(), url.clone()).header(header::ACCEPT, request.accept);
         if let Some(value) = request.authorization.filter(|_| authorize) {
@@ -118,7 +121,7 @@ impl Http {
         if let Some(form) = &request.form {
             builder = builder.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
         }
-        builder.send().map_err(|error| trouble(&error, url))
+        builder.send().map_err(|error| trouble(&error, url, proxy.as_ref()))
     }
 
     fn client(&self, url: &Url) -> Result<Client> {
@@ -133,7 +136,9 @@ impl Http {
             return Ok(client.clone());
         }
         let tls = if url.scheme() == "http" { tls::nobody() } else { trust.client_config() }?;
+        let proxies = self.proxies.clone();
         let client = Client::builder()
+            .proxy(Proxy::custom(move |url| proxies.of(url).ok().flatten()))
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
@@ -245,7 +250,7 @@ fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url> {
     Ok(next)
 }
 
-fn trouble(error: &reqwest::Error, url: &Url) -> Trouble {
+fn trouble(error: &reqwest::Error, url: &Url, proxy: Option<&Url>) -> Trouble {
     let host = authority(url);
     let mut causes = Vec::new();
     let mut source = error.source();
@@ -255,6 +260,9 @@ fn trouble(error: &reqwest::Error, url: &Url) -> Trouble {
             let advice = "add its authority with --cert-dir or SSL_CERT_FILE, or use --insecure";
             let message = format!("the certificate of {host} is not trusted; {advice}");
             return Trouble::Fatal(caused(Exit::Protocol, message, why));
+        }
+        if let Some(rustls::Error::InvalidMessage(_)) = tls_error(cause) {
+            return Trouble::NoTls(failure(Exit::Protocol, format!("{host} does not speak TLS")));
         }
         causes.push(match cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
             Some(errno) => errno_text(errno),
@@ -269,7 +277,8 @@ fn trouble(error: &reqwest::Error, url: &Url) -> Trouble {
     };
     let reason =
         if error.is_timeout() && causes.is_empty() { "timed out".to_owned() } else { causes.pop().unwrap_or_default() };
-    let error_of = failure(Exit::TryAgain, format!("{step} {host}: {reason}"));
+    let way = proxy.map(|proxy| format!(" through the proxy {}", authority(proxy))).unwrap_or_default();
+    let error_of = failure(Exit::TryAgain, format!("{step} {host}{way}: {reason}"));
     if error.is_builder() {
         return Trouble::Fatal(error_of);
     }

@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod partial;
 pub mod plan;
 pub mod progress;
+pub mod proxy;
 pub mod pull;
 pub mod reference;
 pub mod registry;

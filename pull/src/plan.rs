@@ -12,6 +12,7 @@ use d_common::report::Level;
 use crate::args::{Args, Env, Pull};
 use crate::folders::{Folders, RegistriesConf};
 use crate::progress::Mode;
+use crate::proxy::Proxies;
 use crate::reference::{Reference, Version};
 use crate::sources::mirror_location;
 
@@ -64,6 +65,8 @@ pub struct Plan {
     pub registries_conf: RegistriesConf,
     /// The longest silence that is borne.
     pub stall: Duration,
+    /// Whom requests go through.
+    pub proxies: Proxies,
     /// How results are printed.
     pub format: Format,
     /// How progress is shown.
@@ -210,6 +213,7 @@ impl Plan {
             mirrors: args.mirror,
             registries_conf: folders.registries_conf(),
             stall: Duration::from_secs(args.timeout),
+            proxies: Proxies::new(env),
             format: match (args.json, args.null) {
                 (true, _) => Format::Json,
                 (_, true) => Format::Null,

@@ -46,6 +46,7 @@ pub struct Pulled {
 pub fn pull(context: &Context, wanted: &Wanted, archive: Option<&mut dyn Write>) -> Result<Pulled> {
     let sources = context.sources(wanted)?;
     let image = Finder::new(context, wanted, &sources).find()?;
+    context.report.info(format_args!("{} is {} for {}", wanted.reference, image.manifest.digest, image.platform));
     let blobs = image.blobs()?;
     refuse_foreign(context, &blobs)?;
 

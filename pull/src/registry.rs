@@ -1,6 +1,7 @@
 //! One repository on one registry (distribution-spec v1.1, Docker registry v2): how it is reached and what it is asked.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Error, Result};
 use d_common::digest::Digest;
@@ -13,9 +14,9 @@ use reqwest::{Method, StatusCode, Url};
 
 use crate::challenge::Challenge;
 use crate::credentials::Credentials;
-use crate::http::{Http, Request, is_loopback, read_body, registry_message, same_origin, unexpected, words};
+use crate::http::{Http, Request, is_loopback, read_body, registry_message, same_origin, shown, unexpected, words};
 use crate::reference::{DEFAULT_REGISTRY, Version};
-use crate::retry::{Trouble, retry};
+use crate::retry::{ATTEMPTS, ATTEMPTS_OF_A_MIRROR, Trouble, retry};
 use crate::sources::Source;
 use crate::token::Authorizer;
 
@@ -34,6 +35,9 @@ pub struct Repository<'a> {
     http: &'a Http,
     auth: Authorizer<'a>,
     tls_settings: bool,
+    /// Whether there is another source to ask after this one.
+    is_mirror: bool,
+    given_up: AtomicBool,
     /// The URL of `/v2/`, once it was reached.
     base: OnceLock<Url>,
 }
@@ -49,10 +53,33 @@ pub struct Answer {
 }
 
 impl<'a> Repository<'a> {
-    /// The repository at `source`; nothing is sent yet. `tls_settings`: the user has certificates for this registry.
-    pub fn new(http: &'a Http, credentials: &'a Credentials, source: Source, tls_settings: bool) -> Self {
+    /// The repository at `source`; nothing is sent yet. `tls_settings`: the user has certificates for this registry;
+    /// `is_mirror`: another source is asked after this one.
+    pub fn new(
+        http: &'a Http,
+        credentials: &'a Credentials,
+        source: Source,
+        tls_settings: bool,
+        is_mirror: bool,
+    ) -> Self {
         let auth = Authorizer::new(http, credentials, &source.registry, &source.repository, source.insecure);
-        Self { source, http, auth, tls_settings, base: OnceLock::new() }
+        let given_up = AtomicBool::new(false);
+        Self { source, http, auth, tls_settings, is_mirror, given_up, base: OnceLock::new() }
+    }
+
+    /// How often it is asked for one thing.
+    pub fn attempts(&self) -> u32 {
+        if self.is_mirror { ATTEMPTS_OF_A_MIRROR } else { ATTEMPTS }
+    }
+
+    /// Whether it failed before, and the sources after it are asked instead.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Asks it no more, if there is another source.
+    pub fn give_up(&self) {
+        self.given_up.store(self.is_mirror, Ordering::Relaxed);
     }
 
     /// A manifest or index.
@@ -62,14 +89,15 @@ impl<'a> Repository<'a> {
     /// not the one that was asked for or announced.
     pub fn manifest(&self, version: &Version) -> Result<Answer> {
         let name = || format!("{}{}", self.source.name(), colon(version));
-        let answer = retry(self.http.report, || {
+        let answer = retry(self.http.report, self.attempts(), || {
             let response = self.ask_manifest(&Method::GET, version)?;
             if response.status() != StatusCode::OK {
                 let is_tag = matches!(version, Version::Tag(_));
-                let hint = if is_tag { "; d-pull --list-tags prints the tags that there are" } else { "" };
+                let hint =
+                    if is_tag && !self.is_mirror { "; d-pull --list-tags prints the tags that there are" } else { "" };
                 return Err(self.refusal(response, &name(), hint));
             }
-            let digest = content_digest(response.headers())?;
+            let digest = content_digest(&response)?;
             let media_type = media_type(response.headers());
             Ok(Answer { bytes: read_body(response, MAX_MANIFEST, Exit::Data)?, media_type, digest })
         })?;
@@ -82,7 +110,7 @@ impl<'a> Repository<'a> {
     /// wrong is left for [`Repository::manifest`] to explain.
     pub fn tag_digest(&self, tag: &Version) -> Option<Digest> {
         let response = self.ask_manifest(&Method::HEAD, tag).ok()?;
-        (response.status() == StatusCode::OK).then(|| content_digest(response.headers()).ok().flatten())?
+        (response.status() == StatusCode::OK).then(|| content_digest(&response).ok().flatten())?
     }
 
     fn ask_manifest(&self, method: &Method, version: &Version) -> Result<Response, Trouble> {
@@ -97,7 +125,15 @@ impl<'a> Repository<'a> {
     pub fn blob(&self, digest: &Digest, from: u64) -> Result<Response, Trouble> {
         let response = self.ask(&Method::GET, &format!("blobs/{digest}"), "*/*", (from > 0).then_some(from))?;
         match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => match content_digest(&response)? {
+                // Of another algorithm it says nothing.
+                Some(said) if said.algorithm() == digest.algorithm() && said != *digest => {
+                    let message = format!("{} has {said} as its Docker-Content-Digest", shown(response.url()));
+                    Err(failure(Exit::Data, message).into())
+                }
+                _ => Ok(response),
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
             _ => Err(self.refusal(response, &format!("blob {digest} of {}", self.source.name()), "")),
         }
     }
@@ -107,7 +143,7 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// As [`Repository::manifest`].
     pub fn small_blob(&self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
-        retry(self.http.report, || read_body(self.blob(digest, 0)?, size, Exit::Data))
+        retry(self.http.report, self.attempts(), || read_body(self.blob(digest, 0)?, size, Exit::Data))
     }
 
     /// All tags, page by page, each page to `each`.
@@ -121,7 +157,7 @@ impl<'a> Repository<'a> {
         }
         let mut path = "tags/list".to_owned();
         for _ in 0..MAX_PAGES {
-            let (bytes, url, next) = retry(self.http.report, || {
+            let (bytes, url, next) = retry(self.http.report, self.attempts(), || {
                 let response = self.ask(&Method::GET, &path, "application/json", None)?;
                 if response.status() != StatusCode::OK {
                     return Err(self.refusal(response, &self.source.name(), ""));
@@ -194,9 +230,19 @@ impl<'a> Repository<'a> {
         for scheme in self.schemes(host)? {
             let url = parse(&format!("{scheme}://{host}/v2/"))?;
             match self.probe(&url)? {
-                Probe::Registry => return Ok(self.base.get_or_init(|| url)),
+                Probe::Registry => {
+                    self.http.report.info(format_args!("asking {} at {url}", self.source.registry));
+                    return Ok(self.base.get_or_init(|| url));
+                }
                 Probe::Other(trouble) => _ = first.get_or_insert(trouble),
             }
+        }
+        if let Some(Trouble::NoTls(error)) = first {
+            return Err(failure(
+                Exit::Protocol,
+                format!("{error:#}; if it is to be trusted so, --insecure allows http"),
+            )
+            .into());
         }
         Err(first.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
     }
@@ -216,6 +262,7 @@ impl<'a> Repository<'a> {
     fn probe(&self, url: &Url) -> Result<Probe, Trouble> {
         let response = match self.http.send(&Request::get(url.clone())) {
             Err(Trouble::Transient(hitch)) if !hitch.silence => return Ok(Probe::Other(Trouble::Transient(hitch))),
+            Err(trouble @ Trouble::NoTls(_)) => return Ok(Probe::Other(trouble)),
             answer => answer?,
         };
         match response.status() {
@@ -266,10 +313,12 @@ fn media_type(headers: &HeaderMap) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-fn content_digest(headers: &HeaderMap) -> Result<Option<Digest>> {
-    let Some(value) = headers.get("docker-content-digest") else { return Ok(None) };
+fn content_digest(response: &Response) -> Result<Option<Digest>> {
+    let Some(value) = response.headers().get("docker-content-digest") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
-    text.parse().map(Some).or_exit(Exit::Protocol, || "its Docker-Content-Digest is broken".to_owned())
+    text.parse()
+        .map(Some)
+        .or_exit(Exit::Protocol, || format!("the Docker-Content-Digest of {} is broken", shown(response.url())))
 }
 
 /// Compares the body with the digest in the request and the one in the answer.

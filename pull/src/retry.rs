@@ -6,7 +6,9 @@ use anyhow::{Error, Result};
 use d_common::report::{Report, chain};
 
 /// Attempts that may fail in a row before giving up; an attempt that brought new bytes starts the count anew.
-const MAX_ATTEMPTS: u32 = 5;
+pub const ATTEMPTS: u32 = 5;
+/// The same where there is somebody else to ask.
+pub const ATTEMPTS_OF_A_MIRROR: u32 = 2;
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause, also where a registry asks for a longer one: some ask for hours.
@@ -19,6 +21,8 @@ pub enum Trouble {
     Transient(Hitch),
     /// It never will.
     Fatal(Error),
+    /// It never will by https: the host does not speak TLS.
+    NoTls(Error),
 }
 
 /// A failure that may pass.
@@ -47,18 +51,18 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Runs `attempt` until it succeeds, fails for good, or has failed five times in a row.
+/// Runs `attempt` until it succeeds, fails for good, or has failed `attempts` times in a row.
 ///
 /// # Errors
 /// The last attempt's.
-pub fn retry<T>(report: Report, mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T> {
+pub fn retry<T>(report: Report, attempts: u32, mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T> {
     let mut failures = Failures::default();
     loop {
         let (error, wait) = match attempt() {
             Ok(done) => return Ok(done),
-            Err(Trouble::Fatal(error)) => return Err(error),
+            Err(Trouble::Fatal(error) | Trouble::NoTls(error)) => return Err(error),
             Err(Trouble::Transient(hitch)) => {
-                let wait = failures.next_pause(&hitch, jitter());
+                let wait = failures.next_pause(&hitch, attempts, jitter());
                 (hitch.error, wait)
             }
         };
@@ -75,10 +79,10 @@ struct Failures(u32);
 impl Failures {
     /// Counts one more, and says how long to wait; `None` when it is time to give up. Silence counts twice: it has made the
     /// user wait long enough.
-    fn next_pause(&mut self, hitch: &Hitch, jitter: f64) -> Option<Duration> {
+    fn next_pause(&mut self, hitch: &Hitch, attempts: u32, jitter: f64) -> Option<Duration> {
         let weight = if hitch.silence { 2 } else { 1 };
         self.0 = if hitch.progress { 1 } else { self.0 + weight };
-        (self.0 < MAX_ATTEMPTS).then(|| pause(self.0, hitch.after, jitter))
+        (self.0 < attempts).then(|| pause(self.0, hitch.after, jitter))
     }
 }
 
@@ -136,16 +140,16 @@ mod tests {
         let mut failures = Failures::default();
         let mut next = |progress, silence| {
             let hitch = Hitch { error: anyhow::anyhow!("cut"), after: None, progress, silence };
-            failures.next_pause(&hitch, 0.5)
+            failures.next_pause(&hitch, ATTEMPTS, 0.5)
         };
-        assert!((1..MAX_ATTEMPTS).all(|_| next(false, false).is_some()));
+        assert!((1..ATTEMPTS).all(|_| next(false, false).is_some()));
         assert_eq!(next(true, false), Some(FIRST_PAUSE));
-        assert!((2..MAX_ATTEMPTS).all(|_| next(false, false).is_some()));
+        assert!((2..ATTEMPTS).all(|_| next(false, false).is_some()));
         assert_eq!(next(false, false), None);
         assert_eq!(next(true, true), Some(FIRST_PAUSE));
         assert!(next(false, true).is_some());
         assert_eq!(next(false, true), None);
         let report = Report::new("test", d_common::report::Level::Quiet);
-        assert!(retry::<()>(report, || Err(Trouble::Fatal(anyhow::anyhow!("no")))).is_err());
+        assert!(retry::<()>(report, ATTEMPTS, || Err(Trouble::Fatal(anyhow::anyhow!("no")))).is_err());
     }
 }

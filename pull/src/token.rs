@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Error, Result};
-use d_common::exit::{Exit, OrExit, failure};
+use d_common::exit::{Exit, OrExit, caused, failure};
 use d_common::fail;
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
@@ -75,15 +75,14 @@ impl<'a> Authorizer<'a> {
         if state.generation != used.generation {
             return Ok(());
         }
-        let credential =
-            state.credential.get_or_insert_with(|| self.credentials.find(&self.registry, &self.repository)).clone();
+        let credential = state.credential.get_or_insert_with(|| self.find_credential()).clone();
         if let Some(Credential { secret: Secret::RegistryToken(token), .. }) = &credential {
             if state.header.is_some() {
                 return Err(self.denied_with(credential.as_ref()).into());
             }
             state.header = Some(format!("Bearer {token}"));
         } else if let Some(realm @ Challenge::Bearer { .. }) =
-            challenges.iter().find(|c| matches!(c, Challenge::Bearer { .. }))
+            challenges.iter().find(|c| matches!(c, Challenge::Bearer { realm, .. } if !realm.is_empty()))
         {
             let token = self.token(url, realm, credential.as_ref())?;
             state.header = Some(format!("Bearer {token}"));
@@ -93,12 +92,25 @@ impl<'a> Authorizer<'a> {
                 return Err(self.denied_with(credential.as_ref()).into());
             }
             state.header = basic;
+        } else if challenges.iter().any(|c| matches!(c, Challenge::Bearer { .. })) {
+            return Err(
+                failure(Exit::Protocol, format!("{} asks for a token without naming a realm", self.registry)).into()
+            );
         } else {
             let message = format!("{} answers 401 without a challenge that d-pull understands", self.registry);
             return Err(failure(Exit::NotAllowed, message).into());
         }
         state.generation += 1;
         Ok(())
+    }
+
+    fn find_credential(&self) -> Option<Credential> {
+        let found = self.credentials.find(&self.registry, &self.repository);
+        match &found {
+            Some(c) => self.http.report.info(format_args!("credentials for {}: those of {}", self.registry, c.origin)),
+            None => self.http.report.info(format_args!("credentials for {}: none, it is asked without", self.registry)),
+        }
+        found
     }
 
     /// The error for what the registry refuses though all was done to please it.
@@ -142,7 +154,15 @@ impl<'a> Authorizer<'a> {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.denied_with(credential).into()),
-            _ => return Err(unexpected(response)),
+            _ => {
+                return Err(match unexpected(response) {
+                    // Whatever it says, it is not about the image.
+                    Trouble::Fatal(error) => {
+                        caused(Exit::Protocol, format_args!("{} gives no token", shown(&realm)), error).into()
+                    }
+                    trouble => trouble,
+                });
+            }
         }
         let body = read_body(response, MAX_ANSWER, Exit::Protocol)?;
         parse_answer(&body)
@@ -152,8 +172,10 @@ impl<'a> Authorizer<'a> {
 
     /// The realm's URL, if it may be told anything at all.
     fn realm(&self, registry: &Url, realm: &str) -> Result<Url> {
-        let mut url =
-            registry.join(realm).or_exit(Exit::Protocol, || format!("{} names no URL as its realm", self.registry))?;
+        let url = if realm.starts_with('/') { registry.join(realm) } else { Url::parse(realm) };
+        let mut url = url.ok().filter(Url::has_host).or_exit(Exit::Protocol, || {
+            format!("{} names {realm:?} as its token realm, which is no URL", self.registry)
+        })?;
         let _ = url.set_username("");
         let _ = url.set_password(None);
         // A token service over http would show our password to everyone on the way; a distant registry must not make us

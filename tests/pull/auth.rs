@@ -197,6 +197,10 @@ fn helpers_are_asked_and_broken_ones_do_no_harm() {
             bad.host()
         ));
         pull("private").ok();
+        helper("echo the store is locked; echo more; exit 7");
+        pull("private").code(77).err_has("docker-credential-test failed, exit status: 7: the store is locked");
+        helper("echo no display >&2; exit 1");
+        pull("private").code(77).err_has("failed, exit status: 1: no display");
         for broken in ["exit 1", "echo rubbish", "kill -9 $$"] {
             helper(broken);
             let done = pull("private").code(77);
@@ -227,5 +231,36 @@ fn refusals_have_their_codes() {
         let answer: &'static str = answer;
         let bad = guarded(Store::of(&image(&[9])), r#"Bearer realm="http://HOST/token""#, answer);
         Scratch::new().run(["d-pull", &bad.image("x")]).fails(76).err_has("gives no token");
+    }
+}
+
+#[test]
+fn a_token_service_that_fails_breaks_the_protocol() {
+    let with = |challenge: &'static str| guarded(Store::of(&image(&[9])), challenge, r#"{"token":"T"}"#);
+    for challenge in [r#"Bearer realm="not a url""#, "Bearer service=x", r#"Bearer realm="ftp:x""#] {
+        Scratch::new().run(["d-pull", &with(challenge).image("x")]).fails(76).err_has("realm");
+    }
+    Scratch::new().run(["d-pull", &with(r#"Bearer realm="/token""#).image("x")]).ok();
+    let bad = with(r#"Bearer realm="http://HOST/none""#);
+    Scratch::new().run(["d-pull", &bad.image("x")]).code(77);
+    let bad = BadRegistry::start(|r| match r.path.starts_with("/token") {
+        true => Response::status(404),
+        false => {
+            let realm = format!(r#"Bearer realm="http://{}/token""#, r.header("host").unwrap_or_default());
+            Response::status(401).header("WWW-Authenticate", &realm)
+        }
+    });
+    Scratch::new().run(["d-pull", &bad.image("x")]).fails(76).err_has("gives no token").err_has("404");
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_a_warning() {
+    let bad = guarded(Store::of(&image(&[9])), "Basic realm=x", "");
+    for auth in ["!!!", "bm9jb2xvbg=="] {
+        let scratch = Scratch::new();
+        let file = scratch.write("a.json", format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, bad.host()));
+        let done = scratch.run(["d-pull", "--authfile"]).arg(&file).arg(bad.image("x")).fails(77);
+        done.err_has(&format!("the entry of {} in {} is broken", bad.host(), file.display()));
+        done.expect(!done.err().contains(auth), "nothing of the entry");
     }
 }

@@ -206,7 +206,8 @@ fn types_and_digests_in_headers_are_checked_where_they_are_there() {
     let bad = answer(MANIFEST, Some(Digest::of(b"other").to_string()));
     Scratch::new().run(["d-pull", &bad.image("x")]).fails(65).err_has("Docker-Content-Digest");
     let bad = answer(MANIFEST, Some("rubbish".into()));
-    Scratch::new().run(["d-pull", &bad.image("x")]).fails(76);
+    let done = Scratch::new().run(["d-pull", &bad.image("x")]).fails(76);
+    done.err_has(&format!("the Docker-Content-Digest of http://{}/v2/x/manifests/latest is broken", bad.host()));
     // Asked for by digest, the answer must have it.
     let bad = answer(MANIFEST, None);
     Scratch::new().run(["d-pull", &bad.image(&format!("x@{}", Digest::of(b"other")))]).fails(65);

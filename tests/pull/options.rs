@@ -206,6 +206,38 @@ fn mirrors_are_asked_first_and_may_fail() {
 }
 
 #[test]
+fn a_mirror_that_fails_costs_a_moment_and_one_warning() {
+    let origin = serve(Store::of(&image(&[100, 200, 300])));
+    let (empty, ill) = (serve(Store::new()), BadRegistry::start(|_| Response::status(500)));
+    for mirror in ["127.0.0.1:1".to_owned(), empty.host(), ill.host()] {
+        let scratch = Scratch::new();
+        let done = scratch.run(["d-pull", "--mirror", &mirror, &origin.image("x")]).ok();
+        done.err_has("trying the next source").expect(done.err().lines().count() == 1, "one warning");
+        done.expect(!done.err().contains("--list-tags"), "no advice that is not for mirrors");
+        done.expect(done.took < Duration::from_secs(3), "a moment");
+    }
+    assert_eq!(empty.requests().iter().filter(|r| r.path != "/v2/").count(), 1);
+}
+
+#[test]
+fn verbose_says_who_is_asked_and_for_what() {
+    let image = image(&[100]);
+    let store = Store::of(&image);
+    let bad = BadRegistry::start(move |r| match r.header("authorization") {
+        Some("Basic YWxpY2U6czNjcmV0") => store.answer(r),
+        _ => Response::status(401).header("WWW-Authenticate", "Basic realm=x"),
+    });
+    let scratch = Scratch::new();
+    let file = scratch.write("auth.json", format!(r#"{{"auths":{{"{}":{{"auth":"YWxpY2U6czNjcmV0"}}}}}}"#, bad.host()));
+    let done = scratch.run(["d-pull", "-v", &bad.image("x")]).env("REGISTRY_AUTH_FILE", &file).ok();
+    done.err_has(&format!("asking {} at http://{0}/v2/", bad.host()));
+    done.err_has(&format!("credentials for {}: those of {}", bad.host(), file.display()));
+    done.err_has(&format!("{} is {} for linux/", bad.image("x:latest"), manifest_of(&image)));
+    done.err_has(&format!("fetching blob {}, 100 bytes, from {}", image.blobs()[0].0, bad.image("x")));
+    done.expect(!done.err().contains("s3cret") && !done.err().contains("YWxp"), "no secret");
+}
+
+#[test]
 fn progress_is_on_stderr_and_as_asked_for() {
     let bad = serve(Store::of(&image(&[100_000])));
     let layer = Digest::of(&crate::noise(100_000, 1)).to_string();

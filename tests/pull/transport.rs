@@ -260,3 +260,72 @@ fn a_foreign_https_registry_is_never_asked_without_tls() {
     scratch.run(["d-pull", "registry.invalid/x"]).env("http_proxy", format!("http://{}", proxy.host())).fails(75);
     assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
 }
+
+#[test]
+fn whom_no_proxy_names_is_asked_itself() {
+    let store = Store::of(&image(&[9]));
+    let bad = BadRegistry::start(move |r| store.answer(r));
+    let proxy = BadRegistry::start(|_| Response::status(418));
+    let scratch = Scratch::new();
+    let pull = |no_proxy: &str| {
+        let cmd = scratch.run(["d-pull", "--digest", &bad.image("x")]).env("no_proxy", no_proxy);
+        cmd.env("http_proxy", format!("http://{}", proxy.host()))
+    };
+    for entry in ["*", &bad.host(), "127.0.0.1", "10.0.0.0/8, 127.0.0.0/8"] {
+        pull(entry).ok().silent();
+    }
+    assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
+    pull("127.0.0.1:1").code(76);
+    assert!(!proxy.requests().is_empty());
+}
+
+#[test]
+fn a_proxy_that_is_at_fault_is_named() {
+    let scratch = Scratch::new();
+    let pull =
+        |proxy: &str| scratch.run(["d-pull", "127.0.0.1:5000/x"]).env("http_proxy", proxy).env("https_proxy", proxy);
+    pull("http://127.0.0.1:1").fails(75).err_has("through the proxy 127.0.0.1:1: Connection refused");
+    for useless in ["garbage://", "socks5://127.0.0.1:1"] {
+        pull(useless).fails(64).err_has("http_proxy");
+    }
+    // Who asks nobody has no use for one.
+    scratch.run(["d-pull", "--list"]).env("http_proxy", "garbage://").ok();
+}
+
+#[test]
+fn a_registry_without_tls_is_no_riddle() {
+    let store = Store::of(&image(&[9]));
+    let bad = BadRegistry::start(move |r| match r.method.as_str() {
+        "GET" | "HEAD" => store.answer(r),
+        _ => Response::status(400),
+    });
+    // This machine by an address that is not known as such.
+    let name = bad.image("x").replace("127.0.0.1", "0.0.0.0");
+    let scratch = Scratch::new();
+    // What is no request is answered as docker-registry does.
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for mut stream in plain.incoming().flatten() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let done = scratch.run(["d-pull", &format!("0.0.0.0:{port}/x")]).fails(76);
+    done.err_has("does not speak TLS").err_has("--insecure");
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "it was tried again");
+    scratch.run(["d-pull", "--insecure", &name]).ok();
+}
+
+#[test]
+fn a_blob_with_the_digest_of_another_is_refused() {
+    let bad = spoiled(|_, _, answer| answer.header("Docker-Content-Digest", &Digest::of(b"other").to_string()));
+    Scratch::new().run(["d-pull", &bad.image("x")]).fails(65).err_has("Docker-Content-Digest");
+    assert_eq!(ranges(&bad).len(), 1);
+    let bad = spoiled(|_, _, answer| answer.header("Docker-Content-Digest", &layer().to_string()));
+    pulls(&bad);
+}
