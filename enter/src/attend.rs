@@ -92,7 +92,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, res
     drop(starting);
     drop_descriptors(process);
     let _ = rustix::process::setpgid(Some(pid), Some(pid));
-    attend(process, start, pid, started, signals, rest)
+    attend(process, start, pid, started, signals, rest, terminal)
 }
 
 /// The command has its own descriptors 0 to 2 and those to keep; held here as well, they would keep pipes open after it.
@@ -115,6 +115,7 @@ fn attend(
     started: OwnedFd,
     signals: SignalSet,
     rest: Rest,
+    terminal: Option<&OwnedFd>,
 ) -> Result<u8> {
     let channel = &start.channel;
     let signal_fd = signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
@@ -152,11 +153,12 @@ fn attend(
         }
         if ready[1] {
             match channel.receive() {
-                Ok(Some(received)) => {
-                    if let Message::Signal { signal, group } = received.message {
-                        deliver(process, command, signal, group);
-                    }
-                }
+                Ok(Some(received)) => match (received.message, terminal) {
+                    (Message::Signal { signal, group }, _) => deliver(process, command, signal, group),
+                    // SIGTTOU is blocked here.
+                    (Message::Foreground, Some(terminal)) => _ = rustix::termios::tcsetpgrp(terminal, command),
+                    _ => {}
+                },
                 // d-enter is gone: so is the container.
                 _ => {
                     rest.end(command, true);

@@ -11,7 +11,7 @@ use d_common::userns;
 use crate::args::Args;
 use crate::plan::Caller;
 use crate::scratch;
-use crate::terminal::is_foreground;
+use crate::terminal::Job;
 
 /// The largest env file that is read, in bytes.
 const MAX_ENV_FILE: u64 = 16 << 20;
@@ -31,7 +31,7 @@ impl Caller {
         let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         Ok(Self {
             terminals: streams.map(rustix::termios::isatty),
-            foreground: is_foreground(rustix::stdio::stdin()),
+            job: Job::of(rustix::stdio::stdin()),
             environment: std::env::vars_os().collect(),
             resolv_conf: text("/etc/resolv.conf"),
             hosts: text("/etc/hosts"),

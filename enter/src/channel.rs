@@ -25,6 +25,8 @@ pub enum Message {
         /// To the whole group: it came from a keyboard.
         group: bool,
     },
+    /// To the child: the command is the foreground job of its terminal, from now on.
+    Foreground,
     /// From the child: something the user should know.
     Warning(String),
     /// From the child: it failed, with an exit code.
@@ -52,6 +54,7 @@ impl Message {
         match self {
             Self::Go => b"g".to_vec(),
             Self::Signal { signal, group } => [b"s", &signal.to_ne_bytes()[..], &[u8::from(*group)]].concat(),
+            Self::Foreground => b"F".to_vec(),
             Self::Warning(warning) => text(b"w", warning),
             Self::Failed(code, reason) => text(&[b'f', *code], reason),
             Self::Terminal => b"t".to_vec(),
@@ -70,6 +73,7 @@ impl Message {
         Some(match tag {
             b'g' => Self::Go,
             b's' => Self::Signal { signal: number(rest)?, group: *rest.get(4)? != 0 },
+            b'F' => Self::Foreground,
             b'w' => Self::Warning(text(rest)),
             b'f' => Self::Failed(*rest.first()?, text(rest.get(1..)?)),
             b't' => Self::Terminal,

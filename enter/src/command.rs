@@ -103,7 +103,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
         let own = rustix::process::getpid();
         rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
     }
-    if let Some(terminal) = terminal {
+    if let Some(terminal) = terminal.filter(|_| !process.background) {
         // SIGTTOU is blocked here, so a background process may do this.
         rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp())
             .or_exit(Exit::Enter, || "cannot take the terminal")?;

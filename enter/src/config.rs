@@ -218,9 +218,11 @@ impl Args {
     /// These options over those of `below` (config.json's): single values replace, lists add, `none` empties what it names.
     #[must_use]
     pub fn over(self, below: Args) -> Args {
-        let fakeroot = self.fakeroot || (below.fakeroot && !self.no_fakeroot);
+        let fakeroot = self.fakeroot || (below.fakeroot && !self.no_fakeroot && self.user.is_none());
         let no_fakeroot = self.no_fakeroot || (below.no_fakeroot && !self.fakeroot);
         let (forget_ports, published) = after_none(&self.publish);
+        let implies_user = self.publish_all || !published.is_empty();
+        let below_publish = after_none(&below.publish).1;
         let volumes_none = |m: &MountArg| matches!(m, MountArg::Volume(v) if v == "none");
         let all: Vec<MountArg> = below.mounts.into_iter().chain(self.mounts).collect();
         let last_none = all.iter().rposition(volumes_none);
@@ -259,8 +261,12 @@ impl Args {
             as_pid_1: self.as_pid_1 || below.as_pid_1,
             die_with_parent: self.die_with_parent || below.die_with_parent,
             tty: self.tty.or(below.tty),
-            net: self.net.or(below.net),
-            publish: if forget_ports { published } else { join(below.publish, self.publish) },
+            // A flag that implies a network goes over a key that says another.
+            net: match self.net {
+                None if implies_user => below.net.filter(|net| net.starts_with("user")),
+                net => net.or(below.net),
+            },
+            publish: if forget_ports { published } else { join(below_publish, self.publish) },
             publish_all: self.publish_all || (below.publish_all && !forget_ports),
             share: below.share.into_iter().chain(self.share).collect(),
             dns: join(below.dns, self.dns),

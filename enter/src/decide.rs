@@ -70,7 +70,14 @@ impl Plan {
             }
         };
         let map = decision.map;
-        let warnings: Vec<String> = decision.warning.into_iter().collect();
+        let mut warnings: Vec<String> = decision.warning.into_iter().collect();
+        if map.is_single() && user.uid == 0 && dir.changes_user && args.entrypoint.is_none() {
+            warnings.push(
+                "the image's entrypoint changes its user, and with --map=single there is no other: give it one with \
+                 --user, or unpack it with d-unpack --map=subid"
+                    .to_owned(),
+            );
+        }
         for (id, extents, what) in [(user.uid, &map.uids, "user"), (user.gid, &map.gids, "group")] {
             if idmap::to_outside(extents, id).is_none() {
                 fail!(
@@ -130,6 +137,7 @@ impl Plan {
             keep_fds: args.keep_fd.clone(),
             stop_signal: stop_signal(docker)?,
             pty,
+            background: process::in_background(pty, caller) && !args.as_pid_1,
             as_pid_1: args.as_pid_1,
             die_with_parent: args.die_with_parent,
             user,

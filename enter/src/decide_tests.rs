@@ -5,6 +5,7 @@ use crate::choice::Tty;
 use crate::config::Config;
 use crate::directory::Filesystem;
 use crate::process::pty;
+use crate::terminal::Job;
 
 fn directory(config: &str) -> Directory {
     Directory {
@@ -17,6 +18,7 @@ fn directory(config: &str) -> Directory {
         group: "root:x:0:\nwww:x:33:\ntape:x:26:www\n".into(),
         room_beside: true,
         has_apt: true,
+        changes_user: false,
     }
 }
 
@@ -158,11 +160,12 @@ fn nonsense_is_refused() {
 }
 
 #[test]
-fn terminals_are_for_foreground_jobs() {
-    let caller = |terminals, foreground| Caller { terminals, foreground, ..Caller::default() };
-    assert_eq!(pty(Tty::Auto, &caller([true, false, true], true)), [true, false, true]);
-    assert_eq!(pty(Tty::Auto, &caller([true, true, true], false)), [false; 3]);
-    assert_eq!(pty(Tty::Auto, &caller([false, true, true], true)), [false; 3]);
-    assert_eq!(pty(Tty::Always, &caller([false; 3], false)), [true; 3]);
-    assert_eq!(pty(Tty::Never, &caller([true; 3], true)), [false; 3]);
+fn terminals_are_for_jobs_of_theirs() {
+    let caller = |terminals, job| Caller { terminals, job, ..Caller::default() };
+    assert_eq!(pty(Tty::Auto, &caller([true, false, true], Job::Foreground)), [true, false, true]);
+    assert_eq!(pty(Tty::Auto, &caller([true, true, true], Job::Background)), [true; 3]);
+    assert_eq!(pty(Tty::Auto, &caller([true, true, true], Job::None)), [false; 3]);
+    assert_eq!(pty(Tty::Auto, &caller([false, true, true], Job::Foreground)), [false; 3]);
+    assert_eq!(pty(Tty::Always, &caller([false; 3], Job::None)), [true; 3]);
+    assert_eq!(pty(Tty::Never, &caller([true; 3], Job::Foreground)), [false; 3]);
 }

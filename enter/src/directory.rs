@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -13,14 +13,18 @@ use d_common::beneath::{Link, Root};
 use d_common::container;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
+use d_common::idmap::MapChoice;
 use d_common::layout::{MAX_JSON, read_bounded};
 use rustix::fs::{Access, Mode, OFlags};
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::env::DEFAULT_PATH;
 
 /// The largest passwd or group file that is read, in bytes.
 const MAX_PASSWD: u64 = 16 << 20;
+/// How much of an entrypoint is looked at, in bytes.
+const MAX_SCRIPT: u64 = 64 << 10;
 
 /// Where the root filesystem is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,6 +64,8 @@ pub struct Directory {
     pub room_beside: bool,
     /// Whether apt is there, which needs help under fakeroot.
     pub has_apt: bool,
+    /// Whether the image's entrypoint changes its user, as far as its text tells.
+    pub changes_user: bool,
 }
 
 impl Directory {
@@ -76,7 +82,13 @@ impl Directory {
         if !meta.is_dir() {
             fail!(Exit::Enter, "cannot enter {shown}: not a directory; unpack it first: d-unpack {shown} DIR");
         }
-        let config = match File::open(absolute.join(container::CONFIG)) {
+        // O_NONBLOCK: a FIFO there must not hold us up.
+        let mut options = File::options();
+        options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let config = match options.open(absolute.join(container::CONFIG)) {
+            Ok(file) if !file.metadata().is_ok_and(|meta| meta.is_file()) => {
+                fail!(Exit::Enter, "cannot use {shown}: its config.json is no file")
+            }
             Ok(file) => {
                 let text =
                     read_bounded(file, MAX_JSON).or_exit(Exit::Enter, || format!("cannot read {shown}/config.json"))?;
@@ -95,11 +107,12 @@ impl Directory {
         let roots = roots(&filesystem);
         Ok(Self {
             owner: meta.uid(),
-            passwd: read_inside(&roots, "etc/passwd"),
-            group: read_inside(&roots, "etc/group"),
+            passwd: read_inside(&roots, "etc/passwd", MAX_PASSWD),
+            group: read_inside(&roots, "etc/group", MAX_PASSWD),
             name: path.file_name().or(absolute.file_name()).unwrap_or_default().to_owned(),
             room_beside: absolute.parent().is_some_and(|p| rustix::fs::access(p, Access::WRITE_OK).is_ok()),
             has_apt: find(&roots, "etc/apt").is_some(),
+            changes_user: config.as_ref().is_some_and(|config| changes_user(config, &roots)),
             config: config.unwrap_or_default(),
             filesystem,
             path: absolute,
@@ -144,18 +157,40 @@ fn find<'a>(roots: &'a [Root], path: &str) -> Option<&'a Root> {
     roots.iter().find(|root| root.handle(Path::new(path), Link::Follow).is_ok())
 }
 
-/// The text of a file of the image; empty where there is none or it is not for us to read.
-fn read_inside(roots: &[Root], path: &str) -> String {
+/// The text of a file of the image, or its first `limit` bytes; empty where there is none or it is not for us to read.
+fn read_inside(roots: &[Root], path: &str, limit: u64) -> String {
     // O_NONBLOCK: the image may have put a FIFO there.
     let open = |root: &Root| root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty(), Link::Follow);
     let mut bytes = Vec::new();
     if let Some(Ok(fd)) = find(roots, path).map(open) {
         let file = File::from(fd);
         if file.metadata().is_ok_and(|m| m.is_file()) {
-            let _ = file.take(MAX_PASSWD).read_to_end(&mut bytes);
+            let _ = file.take(limit).read_to_end(&mut bytes);
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether the entrypoint is, or as a script calls, one of the programs by which images become another user.
+fn changes_user(config: &Config, roots: &[Root]) -> bool {
+    const PROGRAMS: [&str; 7] = ["gosu", "su-exec", "su", "runuser", "setpriv", "chpst", "s6-setuidgid"];
+    // With many ids it may.
+    if matches!(config.options.map, Some(MapChoice::Subid | MapChoice::KeepId)) {
+        return false;
+    }
+    let Some(program) = config.docker.entrypoint.first() else { return false };
+    let dirs = match config.docker.env.iter().find_map(|variable| variable.strip_prefix("PATH=")) {
+        _ if program.contains('/') => "",
+        path => path.unwrap_or(DEFAULT_PATH),
+    };
+    let found = dirs
+        .split(':')
+        .map(|dir| read_inside(roots, &format!("{dir}/{program}"), MAX_SCRIPT))
+        .find(|text| !text.is_empty());
+    let script = found.filter(|text| text.starts_with("#!")).unwrap_or_default();
+    let words = script.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
+    let name = program.rsplit('/').next().unwrap_or_default();
+    words.chain([name]).any(|word| PROGRAMS.contains(&word))
 }
 
 #[cfg(test)]

@@ -125,7 +125,8 @@ fn open_terminal(plan: &Plan, start: &Start<'_>, dev: &OwnedFd) -> Result<Option
     if plan.process.pty == [false; 3] {
         return Ok(None);
     }
-    let (master, slave) = terminal::open(dev, start.look.as_ref(), plan.console)
+    let look = start.look.as_ref().filter(|_| !plan.process.background);
+    let (master, slave) = terminal::open(dev, look, plan.console)
         .or_exit(Exit::Enter, || "cannot open a terminal in the container's /dev/pts")?;
     special::console(dev, &slave)?;
     start.channel.send_with(&Message::Terminal, Some(master.as_fd()));

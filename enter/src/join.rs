@@ -60,7 +60,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
     let caller = Caller::read(args, &Args::default())?;
     let process = decide(args, &caller, &found)?;
     if args.dry_run {
-        crate::print(&format!("{:#}\n", serde_json::to_value(&process)?));
+        crate::print(&format!("{:#}\n", serde_json::to_value(&process)?))?;
         return Ok(0);
     }
     let filters = match &target.filters {
@@ -78,6 +78,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
         return Err(error);
     }
     child.channel.send(&Message::Go);
+    let blocked = descriptors.block.is_some();
     let status = Status::new(descriptors.status, descriptors.ready, descriptors.pid_file);
     supervise::follow(&mut Container {
         process: &process,
@@ -88,6 +89,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
         netup: None,
         cgroup: None,
         signals: child.signals,
+        blocked,
         status,
         report,
     })
@@ -261,6 +263,7 @@ fn decide(args: &Args, caller: &Caller, found: &Found) -> Result<Process> {
         keep_fds: args.keep_fd.clone(),
         stop_signal: rustix::process::Signal::TERM.as_raw(),
         pty,
+        background: process::in_background(pty, caller),
         as_pid_1: false,
         die_with_parent: args.die_with_parent,
         user,
@@ -316,17 +319,17 @@ fn inside(place: &Place, found: &Found, process: &Process, start: &Start<'_>) ->
         .or_exit(Exit::Enter, || "cannot take a group of the container")?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).or_exit(Exit::Enter, || "cannot take a user of the container")?;
     rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
-    let terminal = if process.pty.contains(&true) { Some(open_terminal(start)?) } else { None };
+    let terminal = if process.pty.contains(&true) { Some(open_terminal(process, start)?) } else { None };
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
     attend::run(process, start, terminal.as_ref(), Rest::Stay)
 }
 
-fn open_terminal(start: &Start<'_>) -> Result<OwnedFd> {
+fn open_terminal(process: &Process, start: &Start<'_>) -> Result<OwnedFd> {
     let open = || -> io::Result<_> {
         let dev = rustix::fs::open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        terminal::open(&dev, start.look.as_ref(), None)
+        terminal::open(&dev, start.look.as_ref().filter(|_| !process.background), None)
     };
     let (master, slave) = open()
         .or_exit(Exit::Enter, || "cannot open a terminal in the container's /dev/pts; --tty=never does without")?;

@@ -97,7 +97,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         init::run(plan, &Start { channel, look, filters, block, limited: !plan.limits.is_empty() })
     })?;
     report.debug(format!("the namespaces are made, their init is pid {}", pid.as_raw_nonzero()));
-    let records = descriptors.records.take();
+    let (records, blocked) = (descriptors.records.take(), descriptors.block.is_some());
     let (mut status, netup, cgroup) = match prepare(plan, pid, descriptors) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -133,7 +133,19 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     channel.send(&Message::Go);
     let process = &plan.process;
     let overlay = plan.ephemeral.as_ref().map(|_| Server::new(plan));
-    supervise::follow(&mut Container { process, channel, pid, pidfd, overlay, netup, cgroup, signals, status, report })
+    supervise::follow(&mut Container {
+        process,
+        channel,
+        pid,
+        pidfd,
+        overlay,
+        netup,
+        cgroup,
+        signals,
+        blocked,
+        status,
+        report,
+    })
 }
 
 /// `--die-with-parent`.

@@ -59,11 +59,10 @@ pub use sandbox::Sandbox;
 
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::CommandFactory;
-use d_common::exit::{Exit, exit_of};
+use d_common::exit::{Exit, OrExit, exit_of};
 use d_common::fail;
 use d_common::idmap::{Facts, MapChoice};
 use d_common::report::Report;
@@ -82,12 +81,14 @@ use crate::plan::{Caller, Plan};
 /// Everything that is d-enter's own failure; [`exit_code`] tells the code.
 pub fn run(args: Args, report: Report) -> Result<u8> {
     if let Some(shell) = args.completions {
-        clap_complete::generate(shell, &mut Args::command(), "d-enter", &mut std::io::stdout());
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Args::command(), "d-enter", &mut text);
+        print(&String::from_utf8_lossy(&text))?;
         return Ok(0);
     }
     if args.check {
         let (text, able) = check::run(args.json);
-        print(&text);
+        print(&text)?;
         return Ok(if able { 0 } else { Exit::Enter as u8 });
     }
     let mut descriptors = Descriptors::take(&args)?;
@@ -104,7 +105,7 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
         let plan = Plan::decide(args.clone(), &directory, &caller, &facts(&args, &directory, &caller)?)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));
         let json = if args.dry_run { serde_json::to_value(&plan)? } else { oci::print(&plan, report)? };
-        print(&format!("{json:#}\n"));
+        print(&format!("{json:#}\n"))?;
         return Ok(0);
     }
     enter(&args, &directory, &caller, &mut descriptors, report)
@@ -151,9 +152,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// Prints a result on stdout.
-pub fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(125),
-    }
+///
+/// # Errors
+/// [`Exit::Enter`] when it cannot be written.
+pub fn print(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).or_exit(Exit::Enter, || "cannot print the result")
 }

@@ -3,21 +3,21 @@
 
 use std::process::ExitCode;
 
+use d_common::exit::{Exit, failure};
 use d_common::report::{Level, Report};
 use d_enter::args::{Args, Outcome};
 use d_enter::exit_code;
 
 fn main() -> ExitCode {
-    let args = match Args::from_command_line(std::env::args_os()) {
-        Ok(args) => args,
-        Err(Outcome::Print(text)) => return d_enter::print(&text),
-        Err(Outcome::Usage(line)) => {
-            Report::new("d-enter", Level::Normal).error(&anyhow::Error::msg(line));
-            return ExitCode::from(125);
-        }
+    let parsed = Args::from_command_line(std::env::args_os());
+    let level = parsed.as_ref().map_or(Level::Normal, |args| Level::from_flags(args.quiet, args.verbose));
+    let report = Report::new("d-enter", level);
+    let result = match parsed {
+        Ok(args) => d_enter::run(args, report),
+        Err(Outcome::Print(text)) => d_enter::print(&text).map(|()| 0),
+        Err(Outcome::Usage(line)) => Err(failure(Exit::Enter, line)),
     };
-    let report = Report::new("d-enter", Level::from_flags(args.quiet, args.verbose));
-    match d_enter::run(args, report) {
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report.error(&error);

@@ -11,6 +11,7 @@ use crate::directory::Filesystem;
 use crate::limits::Limits;
 use crate::network::Net;
 use crate::process::Process;
+use crate::terminal::Job;
 use crate::volume::Mount;
 
 /// What is known of the caller: its files and descriptors, read once.
@@ -18,8 +19,8 @@ use crate::volume::Mount;
 pub struct Caller {
     /// Which of descriptors 0 to 2 are terminals.
     pub terminals: [bool; 3],
-    /// Whether d-enter is the foreground job of the terminal on stdin.
-    pub foreground: bool,
+    /// What d-enter is to the terminal on stdin.
+    pub job: Job,
     /// Its environment.
     pub environment: Vec<(OsString, OsString)>,
     /// The text of its /etc/resolv.conf.

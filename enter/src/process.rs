@@ -12,6 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::choice::Tty;
 use crate::plan::Caller;
 use crate::rlimit::Limit;
+use crate::terminal::Job;
 use crate::user::User;
 
 /// The supplementary groups of the command.
@@ -60,6 +61,8 @@ pub struct Process {
     pub stop_signal: i32,
     /// Which of descriptors 0 to 2 are connected to a pty.
     pub pty: [bool; 3],
+    /// It starts as a job in the background of the caller's terminal, and so of its own.
+    pub background: bool,
     /// It is PID 1 itself.
     pub as_pid_1: bool,
     /// End with the caller.
@@ -86,12 +89,17 @@ pub fn umask(text: Option<&str>) -> Result<u32> {
     }
 }
 
+/// Whether the container's terminal has no foreground job at first, since the caller's has another.
+pub fn in_background(pty: [bool; 3], caller: &Caller) -> bool {
+    pty[0] && caller.job == Job::Background
+}
+
 /// Which descriptors are connected to the container's own terminal.
 pub fn pty(tty: Tty, caller: &Caller) -> [bool; 3] {
     match tty {
         Tty::Never => [false; 3],
         Tty::Always => [true; 3],
-        Tty::Auto if caller.terminals[0] && caller.foreground => caller.terminals,
+        Tty::Auto if caller.terminals[0] && caller.job != Job::None => caller.terminals,
         Tty::Auto => [false; 3],
     }
 }

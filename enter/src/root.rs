@@ -237,6 +237,9 @@ fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
         const NAME: &str = ".generated";
         let bind = || -> io::Result<()> {
             let target = root.ensure(path, Make::File)?;
+            if is_dir(&target)? {
+                return Err(Errno::ISDIR.into());
+            }
             write_file(dev, NAME, text.as_bytes())?;
             let tree = clone_tree(dev, Path::new(NAME))?;
             if plan.read_only {
@@ -253,7 +256,7 @@ fn files(root: &Root, plan: &Plan, dev: &OwnedFd) -> Result<Vec<String>> {
             Err(e)
                 if matches!(
                     Errno::from_io_error(&e),
-                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR | Errno::OVERFLOW | Errno::LOOP)
+                    Some(Errno::ROFS | Errno::ACCESS | Errno::NOTDIR | Errno::ISDIR | Errno::OVERFLOW | Errno::LOOP)
                 ) =>
             {
                 warnings.push(format!("{} is the image's own: {}", path.display(), chain(&e.into())));

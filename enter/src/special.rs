@@ -93,8 +93,12 @@ pub fn mount(root: &Root, plan: &Plan, devices: &Devices, found: &mut Found) -> 
 }
 
 fn at(root: &Root, path: &str) -> Result<OwnedFd> {
-    root.ensure(Path::new(path), Make::Directory)
-        .or_exit(Exit::Enter, || format!("cannot make {path} in the root filesystem"))
+    let target = root.ensure(Path::new(path), Make::Directory);
+    let target = target.or_exit(Exit::Enter, || format!("cannot make {path} in the root filesystem"))?;
+    if !is_dir(&target).or_exit(Exit::Enter, || format!("cannot look at {path}"))? {
+        fail!(Exit::Enter, "cannot mount on {path}: the root filesystem has no directory there, but something else");
+    }
+    Ok(target)
 }
 
 /// A proc filesystem, or what has to do for one with a warning; detached.

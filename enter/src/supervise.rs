@@ -21,10 +21,12 @@ use crate::fuse::Server;
 use crate::netup::Netup;
 use crate::process::Process;
 use crate::status::Status;
-use crate::terminal::{self, Flow, Raw};
+use crate::terminal::{self, Flow, Job, Look, Raw};
 
 /// After the loss of its terminal the command has this long to end by itself.
 const AFTER_HANGUP: Duration = Duration::from_secs(2);
+/// A job in the background looks so often whether it is in the foreground now: a shell's fg sends nothing to one that runs.
+const LOOK: Duration = Duration::from_millis(300);
 /// The container's terminal is read to its end after the command's; nothing inside lives, so this is a mere bound.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -46,6 +48,8 @@ pub struct Container<'a> {
     pub cgroup: Option<Cgroup>,
     /// The signals that are forwarded: blocked since before the clone.
     pub signals: SignalSet,
+    /// The command waits for `--block-fd`.
+    pub blocked: bool,
     /// Where what happens is told.
     pub status: Status,
     /// Where messages go.
@@ -82,6 +86,8 @@ struct Loop<'a, 'b> {
     started: bool,
     /// The container's side of the channel is open.
     connected: bool,
+    /// The container's terminal has no foreground job: what reads from it is stopped, as it would be on the caller's.
+    background: bool,
 }
 
 /// Follows the container to its end. Returns the exit code of d-enter.
@@ -90,6 +96,7 @@ struct Loop<'a, 'b> {
 /// What the container itself failed with; [`Exit::Enter`] when something fails that leaves nothing to follow.
 pub fn follow(container: &mut Container<'_>) -> Result<u8> {
     let signal_fd = container.signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
+    let background = container.process.background;
     let mut state = Loop {
         container,
         master: None,
@@ -102,6 +109,7 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
         early: VecDeque::new(),
         started: false,
         connected: true,
+        background,
     };
     let mut ended = None;
     while ended.is_none() {
@@ -115,6 +123,7 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
             }
         }
         state.check_deadline();
+        state.take_terminal();
     }
     state.drain()?;
     drop(state.raw.take());
@@ -161,7 +170,8 @@ impl Loop<'_, '_> {
         }
         let mut fds: Vec<PollFd<'_>> =
             sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        let timeout = self.deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let look = self.is_behind().then_some(LOOK);
+        let timeout = self.deadline.map(|d| d.saturating_duration_since(Instant::now())).into_iter().chain(look).min();
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs().cast_signed(), tv_nsec: t.subsec_nanos().into() });
         match poll(&mut fds, timeout.as_ref()) {
             Err(Errno::INTR) => return Ok(Vec::new()),
@@ -228,7 +238,12 @@ impl Loop<'_, '_> {
     }
 
     fn send(&mut self, signal: i32, group: bool) {
-        if self.container.process.as_pid_1 {
+        let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].iter().any(|s| s.as_raw() == signal);
+        if self.container.blocked && ends {
+            // Nothing runs yet that could do something else about it.
+            self.code = u8::try_from(128 + signal).ok();
+            sys::send_signal(self.container.pid.as_raw_nonzero().get(), Signal::KILL.as_raw(), false);
+        } else if self.container.process.as_pid_1 {
             // There is no init to deliver it; the command is ours to signal.
             sys::send_signal(self.container.pid.as_raw_nonzero().get(), self.as_stop_signal(signal), false);
         } else if self.started {
@@ -252,7 +267,9 @@ impl Loop<'_, '_> {
                 Some(Signal::WINCH) if self.master.is_some() => self.resize(),
                 Some(Signal::CONT) => self.resume(),
                 Some(Signal::HUP) if keyboard => self.hangup(),
-                Some(Signal::TTIN | Signal::TTOU) => {}
+                Some(Signal::TTIN | Signal::TTOU) if keyboard => {}
+                // Our own: a reader of what we wrote is gone. Ignored signals stay pending while they are blocked.
+                Some(Signal::PIPE) if info.pid == std::process::id() => {}
                 _ => self.send(info.signal, keyboard),
             }
         }
@@ -268,13 +285,24 @@ impl Loop<'_, '_> {
         }
     }
 
-    /// Takes the terminal (again), when it is ours to take.
-    fn take_terminal(&mut self) {
-        if self.master.is_some()
+    /// Whether the caller's terminal is another job's.
+    fn is_behind(&self) -> bool {
+        self.master.is_some()
             && self.container.process.pty[0]
             && self.raw.is_none()
-            && terminal::is_foreground(rustix::stdio::stdin())
-        {
+            && rustix::termios::isatty(rustix::stdio::stdin())
+    }
+
+    /// Takes the terminal (again), when it is ours to take.
+    fn take_terminal(&mut self) {
+        if self.is_behind() && Job::of(rustix::stdio::stdin()) == Job::Foreground {
+            if std::mem::take(&mut self.background) {
+                // Only now are the settings those of this job: before, they were the shell's for its prompt.
+                if let (Some(look), Some(master)) = (Look::of(rustix::stdio::stdin()), &self.master) {
+                    let _ = look.apply(master);
+                }
+                self.container.channel.send(&Message::Foreground);
+            }
             self.raw = Raw::set(!self.container.process.pty[1]);
             self.resize();
         }
@@ -285,8 +313,15 @@ impl Loop<'_, '_> {
         self.send(Signal::CONT.as_raw(), true);
     }
 
-    /// The command was stopped: so is this job, as its shell sees it.
-    fn stop(&mut self) {
+    /// The command was stopped by a signal: so is this job, as its shell sees it. But what was stopped for reading in the
+    /// background goes on when this is the foreground job by now.
+    fn stop(&mut self, signal: i32) {
+        if self.background && [Signal::TTIN, Signal::TTOU].iter().any(|s| s.as_raw() == signal) {
+            self.take_terminal();
+            if !self.background {
+                return self.send(Signal::CONT.as_raw(), true);
+            }
+        }
         let was_raw = self.raw.take().is_some();
         if was_raw {
             // Ctrl-Z went to the container's terminal, so the rest of the job (a pager, say) has not heard of it.
@@ -325,6 +360,7 @@ impl Loop<'_, '_> {
                 self.code = Some(code);
             }
             Message::Command => {
+                self.container.blocked = false;
                 self.container.status.command(received.pid)?;
             }
             Message::Started if self.code.is_some() => {}
@@ -338,7 +374,7 @@ impl Loop<'_, '_> {
                     self.send(signal, group);
                 }
             }
-            Message::Stopped(_) => self.stop(),
+            Message::Stopped(signal) => self.stop(signal),
             Message::Exited(code) => {
                 if self.failure.is_none() {
                     self.code = Some(code);
@@ -349,7 +385,7 @@ impl Loop<'_, '_> {
                     self.container.channel.send(&Message::Go);
                 }
             }
-            Message::Go | Message::Signal { .. } => {}
+            Message::Go | Message::Foreground | Message::Signal { .. } => {}
         }
         Ok(true)
     }

@@ -66,9 +66,27 @@ pub fn open(dev: &OwnedFd, look: Option<&Look>, size: Option<(u16, u16)>) -> io:
     Ok((master, slave))
 }
 
-/// Whether the process group of this process is the foreground one of the terminal `fd`.
-pub fn is_foreground(fd: impl AsFd) -> bool {
-    tcgetpgrp(fd).is_ok_and(|group| group == rustix::process::getpgrp())
+/// What this process is to a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Job {
+    /// Its foreground job: what is typed is for us.
+    Foreground,
+    /// A job in the background.
+    Background,
+    /// None of its jobs: the terminal is another session's, or no terminal.
+    #[default]
+    None,
+}
+
+impl Job {
+    /// Asks the terminal `fd`.
+    pub fn of(fd: impl AsFd) -> Self {
+        match tcgetpgrp(fd) {
+            Ok(group) if group == rustix::process::getpgrp() => Self::Foreground,
+            Ok(_) => Self::Background,
+            Err(_) => Self::None,
+        }
+    }
 }
 
 /// Copies the size of the terminal `from` to the terminal `to`, whose foreground job gets SIGWINCH by that.
@@ -192,6 +210,6 @@ mod tests {
     fn pipes_have_no_look() {
         let (read, _write) = rustix::pipe::pipe().unwrap();
         assert!(Look::of(&read).is_none());
-        assert!(!is_foreground(&read));
+        assert_eq!(Job::of(&read), Job::None);
     }
 }

@@ -146,6 +146,28 @@ fn wrong_types_name_the_key() {
 }
 
 #[test]
+fn what_contradicts_itself() {
+    let place = Place::new("single");
+    place.config(json!({"net": "host"}));
+    assert!(place.plan("-p 8080:80")["net"].get("user").is_some(), "a flag goes over a key");
+    place.sh("-P --net none", "true").fails(125).err_has("--publish");
+    place.config(json!({"publish": ["1:1", "none"]}));
+    place.sh("", "echo no ports").ok().prints("no ports");
+    place.config(json!({"fakeroot": true}));
+    place.sh("-u web", "id -u").ok().prints("33");
+    for option in ["-v .:/", "--tmpfs /", "-v .:/.", "-v data:/"] {
+        place.sh(option, "true").fails(125);
+    }
+}
+
+#[test]
+fn a_config_that_is_no_file() {
+    let place = Place::new("single");
+    place.outside("rm box/config.json; mkfifo box/config.json").ok();
+    place.enter(&[], &["true"]).fails(125).err_has("config.json is no file");
+}
+
+#[test]
 fn what_belongs_to_one_call_is_no_key() {
     let place = Place::new("single");
     for key in ["join", "check", "dry-run", "print-oci", "pid-file", "verbose", "status-fd", "ready-fd", "block-fd"] {

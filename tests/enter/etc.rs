@@ -128,3 +128,15 @@ fn the_time_zone_is_the_images() {
         assert_eq!(std::fs::read_to_string(place.rootfs("usr/share/zone")).unwrap(), "the image's");
     });
 }
+
+#[test]
+fn an_image_with_something_else_there() {
+    under_both_maps(|place| {
+        fs::remove_file(place.rootfs("etc/hosts")).ok();
+        fs::create_dir_all(place.rootfs("etc/hosts")).expect("a directory");
+        place.sh("", "test -d /etc/hosts && hostname").ok().prints("box").err_has("/etc/hosts is the image's own");
+        fs::remove_dir_all(place.rootfs("run")).ok();
+        place.write("run", "a file");
+        place.sh("", "true").fails(125).err_has("cannot mount on /run: the root filesystem has no directory there");
+    });
+}

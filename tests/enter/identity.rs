@@ -222,3 +222,21 @@ fn as_root_a_container_is_entered_like_any_other() {
         place.sh("", "exit 7").code(7);
     }
 }
+
+#[test]
+fn an_entrypoint_that_changes_its_user_is_warned_of() {
+    under_both_maps(|place| {
+        place.write("usr/local/bin/entry.sh", "#!/bin/sh\n[ \"$1\" = web ] && exec gosu web \"$@\"\nexec \"$@\"\n");
+        std::fs::set_permissions(
+            place.rootfs("usr/local/bin/entry.sh"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .expect("a mode");
+        place.config(serde_json::json!({"Entrypoint": ["entry.sh"], "map": place.map}));
+        let done = place.enter(&[], &["echo", "x"]).ok();
+        done.prints("x");
+        assert_eq!(done.err().contains("changes its user"), place.map == "single", "{done}");
+        assert!(place.enter(&["-u", "33"], &["true"]).ok().err().is_empty());
+        assert!(place.enter(&["--entrypoint", ""], &["true"]).ok().err().is_empty());
+    });
+}

@@ -79,6 +79,40 @@ fn it_waits_for_block_fd() {
 }
 
 #[test]
+fn a_signal_ends_what_waits_for_block_fd() {
+    under_both_maps(|place| {
+        for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+            let script = format!(
+                "rm -f gate; mkfifo gate; d-enter --map $MAP --block-fd 3 box touch /ran 3<gate & exec 4>gate; \
+                 sleep 0.5; kill -{signal} $!; wait $!"
+            );
+            place.outside(&script).code(code);
+            assert!(!place.rootfs("ran").exists());
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_is_gone_ends_nothing() {
+    under_both_maps(|place| {
+        for option in ["status-fd", "ready-fd"] {
+            let script = format!(
+                "mkfifo {option}; true <{option} & exec 3>{option}; wait; d-enter --map $MAP --{option} 3 box sh -c 'exit 4'"
+            );
+            place.outside(&script).code(4);
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let place = Place::new("single");
+    for what in ["--dry-run box", "--print-oci box", "--check", "--check --json", "--help", "--completions bash"] {
+        place.outside(&format!("d-enter {what} >/dev/full")).fails(125).err_has("print");
+    }
+}
+
+#[test]
 fn a_service_manager_is_told() {
     let place = Place::new("single");
     let path = place.scratch.join("notify");

@@ -223,6 +223,34 @@ fn a_job_in_the_background_leaves_the_terminal_alone() {
 }
 
 #[test]
+fn what_reads_in_the_background_is_stopped_until_it_is_in_front() {
+    under_both_maps(|place| {
+        let screen = Screen::open(place);
+        screen.line("stty -g >before");
+        screen.line("d-enter --map $MAP box sh -c 'a=$(head -n 1); echo got-$a' &");
+        std::thread::sleep(Duration::from_millis(1500));
+        // What is typed is the shell's.
+        screen.line("printf 'mi%se\\n' n");
+        screen.see("mine");
+        screen.line("jobs | sed s/^/jobs/");
+        screen.see("Stopped");
+        screen.line("fg");
+        std::thread::sleep(Duration::from_millis(500));
+        screen.line("typed");
+        screen.see("got-typed");
+        // Brought to the front before it reads: a shell sends it nothing then.
+        screen.clear();
+        screen.line("d-enter --map $MAP box sh -c 'sleep 3; read a; echo late-$a' &");
+        screen.line("fg");
+        std::thread::sleep(Duration::from_millis(3500));
+        screen.line("again");
+        screen.see("late-again");
+        screen.line("stty -g >after; cmp before after && echo equal");
+        screen.see("equal");
+    });
+}
+
+#[test]
 fn the_loss_of_the_terminal_is_sighup_then_the_end() {
     let place = Place::new("single");
     let screen = Screen::open(&place);

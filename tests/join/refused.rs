@@ -1,7 +1,7 @@
 //! What cannot be joined, and why.
 
 use crate::place::Place;
-use crate::running::{join, start};
+use crate::running::{join, pids, start};
 
 #[test]
 fn what_is_not_there() {
@@ -52,4 +52,18 @@ fn what_a_running_container_cannot_be_given() {
     join(&place, running.pid(), "-w /nowhere", &["true"]).fails(125).err_has("/nowhere");
     join(&place, running.pid(), "-u nobody-there", &["true"]).fails(125).err_has("nobody-there");
     join(&place, running.pid(), "-u 7", &["true"]).fails(125).err_has("not mapped");
+}
+
+#[test]
+fn what_is_recorded_elsewhere() {
+    let place = Place::new("single");
+    let running = start(&place, "");
+    let (init, command) = pids(&running);
+    let elsewhere = place.scratch.join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a directory");
+    for name in [running.pid().to_string(), init.to_string(), command.to_string(), "box".into()] {
+        let done = join(&place, &name, "", &["true"]).env("XDG_RUNTIME_DIR", &elsewhere).fails(125);
+        // The init hides itself from whoever is not its d-enter's heir.
+        done.expect(["XDG_RUNTIME_DIR", "hides itself"].iter().any(|why| done.err().contains(why)), "the reason");
+    }
 }

@@ -92,5 +92,5 @@ fn a_descriptor_is_kept_where_that_is_asked_for() {
     let scratch: &Scratch = &place.scratch;
     scratch.write("text", "kept\n");
     let script = format!("exec 5<text; d-enter --join {} --keep-fd 5 cat /proc/self/fd/5", running.pid());
-    scratch.sh(&script).ok().prints("kept");
+    scratch.sh(&script).env("XDG_RUNTIME_DIR", scratch.join("runtime")).ok().prints("kept");
 }

@@ -93,24 +93,53 @@ fn of_directory(dir: &Path, records: &Path) -> Result<Target> {
 
 fn of_pid(pid: Pid, records: &Path) -> Result<Target> {
     let number = pid.as_raw_nonzero().get().unsigned_abs();
-    if let Some(running) = record::of(records, number) {
-        return command(number, running);
-    }
-    let running = record::all(records);
-    if let Some(running) = running.iter().find(|r| r.init == pid) {
-        return command(number, running.clone());
-    }
-    let place = Place::of(pid).map_err(|e| cannot_look(pid, &e))?;
+    let deadline = Instant::now() + PATIENCE;
+    let (place, filters) = loop {
+        if let Some(running) = record::of(records, number) {
+            return command(number, running);
+        }
+        let running = record::all(records);
+        if let Some(running) = running.iter().find(|r| r.init == pid) {
+            return command(number, running.clone());
+        }
+        let place = Place::of(pid).map_err(|e| cannot_look(pid, &e))?;
+        let filters = running.into_iter().find(|r| r.user_namespace == place.user).map(|r| r.filters);
+        if filters.is_some() || !started_by_d_enter(pid)? {
+            break (place, filters);
+        }
+        if Instant::now() > deadline {
+            // With the built-in filter it would have more than the command has.
+            fail!(
+                Exit::Enter,
+                "cannot join {pid}: what it may do is recorded in another runtime directory; set XDG_RUNTIME_DIR as it was there"
+            );
+        }
+        sleep(STEP);
+    };
     let own = Place::own()?;
     if place == own {
         return descendant(pid, &own);
     }
-    let filters = running.into_iter().find(|r| r.user_namespace == place.user).map(|r| r.filters);
     // unshare(1) stays outside the pid namespace that it makes: its child is meant.
     let below = fs::metadata(format!("/proc/{pid}/ns/pid_for_children")).map(|m| m.ino());
     let first =
         |child: &Pid| below.as_ref().is_ok_and(|b| *b != place.pid && Place::of(*child).is_ok_and(|c| c.pid == *b));
     Target::open(children(pid).into_iter().find(first).unwrap_or(pid), filters)
+}
+
+/// Whether the first process outside the container, from `pid` upwards, is a d-enter.
+fn started_by_d_enter(pid: Pid) -> Result<bool> {
+    let own = Place::own()?;
+    let mut next = Some(pid);
+    while let Some(pid) = next {
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { break };
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if Place::of(pid).is_ok_and(|place| place == own) {
+            return Ok(field("Name:") == Some("d-enter"));
+        }
+        next = field("PPid:").and_then(|parent| Pid::from_raw(parent.parse().ok()?));
+    }
+    Ok(false)
 }
 
 fn cannot_look(pid: Pid, error: &io::Error) -> anyhow::Error {

@@ -164,7 +164,11 @@ fn standard(plan: &Plan) -> Vec<Mount> {
     terminals.extend(to_outside(&plan.map.gids, 5).map(|_| option("gid", "5")));
     list.push(kernel(Kernel::Devpts, "/dev/pts", false, terminals));
     list.push(tmpfs("/dev/shm", 0o1777, None, true, false));
-    list.push(kernel(Kernel::Mqueue, "/dev/mqueue", false, Vec::new()));
+    // A new one belongs to a new ipc namespace.
+    list.push(match plan.shared.ipc {
+        true => bind("/dev/mqueue", false),
+        false => kernel(Kernel::Mqueue, "/dev/mqueue", false, Vec::new()),
+    });
     if plan.tmpfs {
         list.push(tmpfs("/tmp", 0o1777, None, false, false));
         list.push(tmpfs("/run", 0o755, None, false, true));

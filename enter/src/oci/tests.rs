@@ -57,6 +57,7 @@ fn decide(config: &Value, line: &str) -> Result<Plan> {
         group: String::new(),
         room_beside: true,
         has_apt: false,
+        changes_user: false,
     };
     let facts = Facts {
         uid: 1000,
