@@ -218,6 +218,7 @@ impl Args {
     /// These options over those of `below` (config.json's): single values replace, lists add, `none` empties what it names.
     #[must_use]
     pub fn over(self, below: Args) -> Args {
+        // A user on the command line beats a key.
         let fakeroot = self.fakeroot || (below.fakeroot && !self.no_fakeroot && self.user.is_none());
         let no_fakeroot = self.no_fakeroot || (below.no_fakeroot && !self.fakeroot);
         let (forget_ports, published) = after_none(&self.publish);

@@ -44,10 +44,7 @@ impl Plan {
         let args = typed.clone().over(dir.config.options.clone());
 
         let user = match () {
-            // A user on the command line beats a key.
-            () if typed.fakeroot || args.fakeroot && typed.user.is_none() => {
-                user::resolve("0", &dir.passwd, &dir.group)?
-            }
+            () if args.fakeroot => user::resolve("0", &dir.passwd, &dir.group)?,
             () if choice == MapChoice::KeepId && !asked_user => {
                 user::resolve(&format!("{}:{}", facts.uid, facts.gid), &dir.passwd, &dir.group)?
             }
