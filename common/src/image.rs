@@ -137,17 +137,25 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
 }
 
-/// An image config (config.md). Its `config` member stays JSON: d-unpack checks each key's type by itself.
+/// An image config (config.md), but for its `config` member: d-unpack takes that apart by itself. (No `flatten` here: serde would
+/// keep all that is in it.)
 #[derive(Clone, Debug, Deserialize)]
 pub struct ImageConfig {
-    /// The operating system and processor it was built for.
-    #[serde(flatten)]
-    pub platform: Platform,
-    /// How to run it: Docker's keys.
     #[serde(default)]
-    pub config: serde_json::Value,
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
     /// The layers' contents.
     pub rootfs: RootFs,
+}
+
+impl ImageConfig {
+    /// What it was built for.
+    pub fn platform(&self) -> Platform {
+        Platform { os: self.os.clone(), architecture: self.architecture.clone(), variant: self.variant.clone() }
+    }
 }
 
 /// The `rootfs` of an image config.

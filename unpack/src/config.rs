@@ -2,10 +2,13 @@
 //! key, and every value of a wrong type or shape, is dropped here, so that no image chooses an option of d-enter
 //! (d-container(5)).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
 use d_common::idmap::MapChoice;
 use d_common::signal::signal_number;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +17,9 @@ const MAX_ITEMS: usize = 4096;
 
 /// The longest string, in bytes: what execve(2) takes for one argument.
 const MAX_STRING: usize = 128 << 10;
+
+/// The longest value, in bytes of JSON: some hundred times as much memory holds it.
+const MAX_TEXT: usize = 256 << 10;
 
 /// What of a value is taken; `None` when its type is wrong.
 type Check = fn(&Value) -> Option<Value>;
@@ -40,32 +46,42 @@ pub struct Converted {
     pub dropped: Vec<String>,
 }
 
-/// Converts the config object of an image (`{}` for an archive that is none) and adds the `map`.
-pub fn convert(image: &Value, map: MapChoice) -> Converted {
-    let given = image.get("config").and_then(Value::as_object);
-    let empty = Map::new();
-    let given = given.unwrap_or(&empty);
+/// Converts the config object of an image (`{}` for an archive that is none) and adds the `map`. Memory is bounded: what is not
+/// taken is never more than text, and one key's value is read at a time.
+///
+/// # Errors
+/// [`Exit::Data`] when it is no JSON.
+pub fn convert(image: &[u8], map: MapChoice) -> Result<Converted> {
+    #[derive(Deserialize)]
+    struct Image<'a> {
+        #[serde(borrow)]
+        config: Option<&'a RawValue>,
+    }
+    let image: Image<'_> = serde_json::from_slice(image).or_exit(Exit::Data, || "the image's config does not read")?;
+    // What is no object asks for nothing.
+    let given = image.config.map_or("{}", RawValue::get);
+    let given: BTreeMap<String, &RawValue> = serde_json::from_str(given).unwrap_or_default();
     let mut config = Map::new();
     let mut dropped: Vec<String> =
         given.keys().filter(|key| !KEYS.iter().any(|(k, _)| k == key)).take(MAX_ITEMS).cloned().collect();
     for (key, check) in KEYS {
-        match given.get(key) {
-            None | Some(Value::Null) => {}
-            Some(value) => match check(value) {
-                Some(taken) => {
-                    if !is_same(&taken, value) {
-                        dropped.push(format!("parts of {key}"));
-                    }
-                    if !is_empty(&taken) {
-                        config.insert(key.to_owned(), taken);
-                    }
+        let Some(text) = given.get(key).map(|raw| raw.get()) else { continue };
+        let value = if text.len() > MAX_TEXT { None } else { serde_json::from_str(text).ok() };
+        match value.as_ref().map(|value| (value, check(value))) {
+            Some((Value::Null, _)) => {}
+            Some((value, Some(taken))) => {
+                if !is_same(&taken, value) {
+                    dropped.push(format!("parts of {key}"));
                 }
-                None => dropped.push(key.to_owned()),
-            },
+                if !is_empty(&taken) {
+                    config.insert(key.to_owned(), taken);
+                }
+            }
+            _ => dropped.push(key.to_owned()),
         }
     }
     config.insert("map".to_owned(), json!(map.to_string()));
-    Converted { config: Value::Object(config), dropped }
+    Ok(Converted { config: Value::Object(config), dropped })
 }
 
 /// The text of a config.json with `map` in it as d-unpack's own key, and all the rest as its user wrote it; `None` when nothing
@@ -167,7 +183,7 @@ mod tests {
     use super::*;
 
     fn converted(config: &Value) -> Converted {
-        convert(&json!({ "config": config, "architecture": "amd64" }), MapChoice::Subid)
+        convert(json!({ "config": config, "architecture": "amd64" }).to_string().as_bytes(), MapChoice::Subid).unwrap()
     }
 
     #[test]
@@ -229,5 +245,7 @@ mod tests {
         }
         let many: Vec<String> = (0..=MAX_ITEMS).map(|i| format!("A{i}=")).collect();
         assert_eq!(converted(&json!({ "Env": many })).dropped, ["Env"]);
+        assert_eq!(converted(&json!({ "Env": vec![json!([0]); MAX_TEXT] })).dropped, ["Env"]);
+        assert!(convert(b"{", MapChoice::Subid).is_err());
     }
 }

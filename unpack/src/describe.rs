@@ -61,8 +61,7 @@ pub fn write(
 /// # Errors
 /// [`Exit::Data`] when it is no JSON.
 pub fn config(raw: &[u8], shape: Shape, identity: &Identity, dir: &std::path::Path) -> Result<(Value, Vec<String>)> {
-    let parsed: Value = serde_json::from_slice(raw).or_exit(Exit::Data, || "the image's config does not read")?;
-    let converted = convert(&parsed, identity.map.kind);
+    let converted = convert(raw, identity.map.kind)?;
     let config = match shape {
         Shape::Plain | Shape::Overlay => converted.config,
         Shape::Bundle => bundle::config(&converted.config, identity, dir)?,

@@ -168,6 +168,7 @@ fn image(
 ) -> Result<Image> {
     let parsed: ImageConfig =
         serde_json::from_slice(&config).or_exit(Exit::Data, || "the image's config does not read")?;
+    let built_for = parsed.platform();
     let diff_ids = parsed.rootfs.diff_ids;
     if diff_ids.len() != layers.len() {
         fail!(Exit::Data, "the image has {} layers and {} diff_ids", layers.len(), diff_ids.len());
@@ -176,15 +177,15 @@ fn image(
         fail!(Exit::Data, "the image has {} layers, more than {MAX_LAYERS}", layers.len());
     }
     if let Some(wanted) = platform
-        && wanted.fit(&parsed.platform).is_none()
-        && !parsed.platform.architecture.is_empty()
+        && wanted.fit(&built_for).is_none()
+        && !built_for.architecture.is_empty()
     {
-        fail!(Exit::NotFound, "the image is for {}, not for {wanted}", parsed.platform);
+        fail!(Exit::NotFound, "the image is for {built_for}, not for {wanted}");
     }
     for (layer, diff_id) in layers.iter_mut().zip(diff_ids) {
         layer.promise.diff_id = Some(diff_id);
     }
-    Ok(Image { reference, digest, platform: parsed.platform, config, layers })
+    Ok(Image { reference, digest, platform: built_for, config, layers })
 }
 
 enum Found {
