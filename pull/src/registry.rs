@@ -238,11 +238,7 @@ impl<'a> Repository<'a> {
             }
         }
         if let Some(Trouble::NoTls(error)) = first {
-            return Err(failure(
-                Exit::Protocol,
-                format!("{error:#}; if it is to be trusted so, --insecure allows http"),
-            )
-            .into());
+            return Err(failure(Exit::Protocol, format!("{error:#}; --insecure allows plain http for it")).into());
         }
         Err(first.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
     }

@@ -234,3 +234,33 @@ fn sizes_that_lie_are_found() {
     );
     Scratch::new().run(["d-pull", &serve(store).image("x")]).fails(65).err_has("its descriptor says");
 }
+
+#[test]
+fn an_image_in_dockers_own_format_is_read_by_others_after_a_copy() {
+    if !d_tests::have("skopeo") {
+        return d_tests::skip("no skopeo");
+    }
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    let layer = d_tests::run(["sh", "-c", "tar cf - -C /etc hostname | gzip -n"]).ok().stdout;
+    let plain = d_tests::run(["gzip", "-dc"]).stdin(&layer).ok().stdout;
+    let mut config: Value = serde_json::from_slice(&host_config()).unwrap();
+    config["rootfs"] = json!({"type": "layers", "diff_ids": [Digest::of(&plain).to_string()]});
+    let config = config.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": DOCKER,
+        "config": descriptor("application/vnd.docker.container.image.v1+json", &config),
+        "layers": [descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", &layer)],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let digest = Digest::of(&manifest);
+    let (scratch, bad) =
+        (Scratch::new(), serve(Store::new().blob(config).blob(layer).manifest("latest", DOCKER, manifest)));
+    let path = scratch.run(["d-pull", "-o", "x.tar", &bad.image("x")]).ok().out();
+    assert!(path.ends_with(digest.hex()), "its digest is the registry's: {path}");
+    // As d-pull(1) says in BUGS.
+    let copy = ["skopeo", "--insecure-policy", "copy", "-q", "oci-archive:x.tar", "oci:copy:name"];
+    scratch.run(copy).ok();
+    scratch.run(["skopeo", "inspect", "oci:copy:name"]).ok();
+    scratch.run(["d-unpack", "--map=single", &path, "tree"]).ok();
+}
