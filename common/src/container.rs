@@ -106,6 +106,20 @@ pub fn lock(dir: &Path, sharing: Sharing) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// The same, waiting for the others.
+///
+/// # Errors
+/// As [`lock`].
+pub fn lock_in_turn(dir: &Path, sharing: Sharing) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let operation = match sharing {
+        Sharing::Shared => FlockOperation::LockShared,
+        Sharing::Exclusive => FlockOperation::LockExclusive,
+    };
+    rustix::fs::flock(fd.as_fd(), operation)?;
+    Ok(fd)
+}
+
 /// The pids that hold a lock on `dir` (proc_locks(5)); empty where the kernel does not say.
 pub fn lock_holders(dir: &Path) -> Vec<u32> {
     let Ok(inode) = File::open(dir).and_then(|f| f.metadata()).map(|m| m.ino()) else { return Vec::new() };

@@ -23,6 +23,82 @@ fn overlay(scratch: &Scratch, dir: &str) -> Option<String> {
     (done.code() != 42).then(|| done.out())
 }
 
+/// Names, types, modes, times, links and contents of what a container of DIR sees, and whether there are overlays here.
+#[track_caller]
+pub fn seen(scratch: &Scratch, dir: &str) -> (String, bool) {
+    let root = match fs::read_to_string(scratch.join(dir).join("layers")) {
+        Err(_) => format!("cd {dir}/rootfs"),
+        Ok(list) => {
+            let lower: Vec<&str> = list.lines().rev().collect();
+            let options = format!("lowerdir={},upperdir={dir}/upper,workdir={dir}/work", lower.join(":"));
+            format!("mkdir -p mnt; mount -t overlay -o userxattr,{options} o mnt || exit 42; cd mnt")
+        }
+    };
+    let map = if maps().len() > 1 && !d_tests::is_root() { "--map-auto" } else { "--user" };
+    let script = format!(
+        "{root} && find . -printf '%P|%y|%m|%U|%G|%T@|%l|' '(' -type d -printf - -o -printf %n ')' -printf '\\n' | sort
+         find . -type f -print0 | sort -z | xargs -0r md5sum"
+    );
+    let done = scratch.run(["unshare", map, "--map-root-user", "--mount", "sh", "-c", &script]).done();
+    (done.out(), done.code() != 42)
+}
+
+#[track_caller]
+fn as_plain<const N: usize>(layers: [Vec<E>; N], count: usize) {
+    let scratch = Scratch::new();
+    let image = image(layers);
+    let manifest = image.write(&scratch.join("image"));
+    scratch.run(["d-unpack", "-q"]).arg(&manifest).arg("plain").ok();
+    scratch.run(["d-unpack", "-q", "--layers"]).arg(&manifest).arg("c").ok();
+    scratch.run(["d-unpack", "-q", "--layers", "-", "piped"]).stdin(image.archive()).ok();
+    let list = |dir: &str| fs::read_to_string(scratch.join(dir).join("layers")).unwrap();
+    assert_eq!((list("c").lines().count(), list("c")), (count, list("piped")), "layers");
+    match (seen(&scratch, "c"), seen(&scratch, "plain")) {
+        ((layers, true), (plain, _)) => assert_eq!(layers, plain),
+        _ => d_tests::skip("no overlay in a user namespace here"),
+    }
+}
+
+/// A layer that means something only upon those below it is unpacked together with them.
+#[test]
+fn what_needs_lower_layers_gets_them() {
+    let base =
+        || vec![E::dir("").mode(0o711), E::dir("d").mode(0o750), E::file("d/x", "1").mode(0o4755), E::file("t", "2")];
+    let usr = || vec![E::dir("usr"), E::dir("usr/lib"), E::file("usr/lib/x", "1"), E::symlink("lib", "usr/lib")];
+    as_plain([base(), vec![E::file("own", "")]], 2);
+    as_plain([base(), vec![E::hard_link("h", "t")], vec![E::file("own", "")]], 2);
+    as_plain([base(), vec![E::file("d/y", "")]], 1);
+    as_plain([usr(), vec![E::file("lib/x", "2"), E::file("lib/y", "3")]], 1);
+    as_plain([usr(), vec![E::file("lib/.wh.x", "")], vec![E::file("own", "")]], 2);
+    as_plain([base(), vec![E::file("missing/.wh.file", "")]], 1);
+    as_plain([base(), vec![E::file(".wh.d", ""), E::dir("d"), E::file("d/z", "")]], 2);
+    as_plain([base(), vec![E::file(".wh.d", ""), E::file("d/z", "")]], 1);
+    let scratch = Scratch::new();
+    let manifest = image([base(), vec![E::file(".wh.t", ""), E::hard_link("h", "t")]]).write(&scratch.join("image"));
+    scratch.run(["d-unpack", "-q", "--layers"]).arg(&manifest).arg("c").fails(65).err_has("hard link to t");
+}
+
+#[test]
+fn an_opaque_root_hides_all_layers_below() {
+    let base = vec![E::file("zz", "1"), E::dir("d"), E::file("d/x", "2")];
+    as_plain([base.clone(), vec![E::file(".wh..wh..opq", ""), E::file("own", "")]], 1);
+    as_plain([base, vec![E::file("own", ""), E::file(".wh..wh..opq", "")], vec![E::dir("d")]], 2);
+}
+
+/// Whoever comes second waits: a --gc by a clock breaks no build.
+#[test]
+fn a_cache_at_work_is_waited_for() {
+    let scratch = Scratch::new();
+    image([vec![E::file("f", "")]]).write(&scratch.join("image"));
+    scratch.run(["d-unpack", "-q", "--layers", "image", "one"]).ok();
+    for (lock, command) in [("-x", "--layers image two"), ("-s", "--gc")] {
+        let script = format!(
+            "flock {lock} cache/d-utils/layers sh -c 'touch locked; sleep 1; touch done' & while ! test -e locked; do sleep 0.05; done; d-unpack -v {command}; test -e done; rm locked done"
+        );
+        scratch.sh(&script).ok().err_has("waiting");
+    }
+}
+
 #[test]
 fn an_overlay_shows_the_image() {
     let scratch = Scratch::new();

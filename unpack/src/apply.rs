@@ -8,7 +8,7 @@ use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use d_common::exit::Exit;
+use d_common::exit::{Exit, failure};
 use d_common::fail;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -24,6 +24,9 @@ use crate::spared::Spared;
 use crate::survey::Fate;
 use crate::tar::{Budget, Entry, Input, Kind, Reader, Sparse, Time};
 use crate::whiteout::{Touched, status};
+
+/// overlayfs' mark of a directory that hides what is below it.
+pub const OPAQUE: &str = "user.overlay.opaque";
 
 /// What happens to whiteouts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,8 +84,13 @@ impl<'a> Applier<'a> {
     pub fn layer(&mut self, stream: &mut dyn Input, fate: &mut Fate<'_>, budget: &mut Budget) -> Result<()> {
         let mut archive = Reader::new(stream, *budget);
         while let Some(entry) = archive.read_entry()? {
-            self.entry(&entry, &mut archive, fate)
-                .with_context(|| format!("entry {}", String::from_utf8_lossy(&entry.path)))?;
+            let path = || format!("entry {}", String::from_utf8_lossy(&entry.path));
+            self.entry(&entry, &mut archive, fate).with_context(path)?;
+            if self.whiteouts == Whiteouts::Keep && self.tree.has_made_parents {
+                // A lower layer may have that directory otherwise, or a symlink in its place.
+                return Err(failure(Exit::Data, "the layer has no entry for a directory that it needs"))
+                    .with_context(path);
+            }
             self.entries += 1;
         }
         *budget = archive.budget();
@@ -222,8 +230,11 @@ impl<'a> Applier<'a> {
         let (Some(there), Some(status)) = (there, status) else {
             fail!(Exit::Data, "a hard link to {shown}, which is not there");
         };
-        if FileType::from_raw_mode(status.st_mode) == FileType::Directory {
-            fail!(Exit::Data, "a hard link to the directory {shown}");
+        match FileType::from_raw_mode(status.st_mode) {
+            FileType::Directory => fail!(Exit::Data, "a hard link to the directory {shown}"),
+            // This layer's whiteout.
+            FileType::CharacterDevice => fail!(Exit::Data, "a hard link to {shown}, which is deleted"),
+            _ => {}
         }
         if there.inode != dir.inode || target.name != name {
             let link = || rustix::fs::linkat(&*there, &*target.name, dir.change(), name, AtFlags::empty());
@@ -235,6 +246,9 @@ impl<'a> Applier<'a> {
     /// A hard link to an excluded file: the first becomes that file, the others links to the first.
     fn link_to_excluded(&mut self, dir: &Found, name: &[u8], target: &[u8], entry: &Entry) -> Result<()> {
         let Some(kept) = self.spared.get(target)? else {
+            if self.whiteouts == Whiteouts::Keep {
+                fail!(Exit::Data, "a hard link to an excluded file that is not in this layer");
+            }
             self.notes.links_to_excluded += 1;
             return Ok(());
         };
@@ -262,6 +276,7 @@ impl<'a> Applier<'a> {
     fn directory(&mut self, dir: &Found, name: &[u8], path: &[u8], entry: &Entry) -> Result<()> {
         let mode = self.rules.mode(entry) & !(Mode::SUID | Mode::SGID);
         let make = || rustix::fs::mkdirat(dir.change(), name, if self.identity.is_mighty { mode } else { Mode::RWXU });
+        let mut replaces_whiteout = false;
         let is_fresh = match make() {
             Ok(()) => true,
             Err(Errno::EXIST) => {
@@ -269,6 +284,8 @@ impl<'a> Applier<'a> {
                 match there {
                     Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => false,
                     Some(stat) => {
+                        // What the whiteout hid stays hidden.
+                        replaces_whiteout = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
                         self.tree.remove(dir, name, &stat).context("cannot replace what is there")?;
                         make().map_err(|e| failed(e, "create", path))?;
                         true
@@ -281,6 +298,9 @@ impl<'a> Applier<'a> {
         let made = self.tree.child(dir, name, path)?;
         if is_fresh {
             made.is_new.set(true);
+        }
+        if replaces_whiteout {
+            self.overlay_opaque(path, entry)?;
         }
         self.directory_metadata(&made, path, entry, is_fresh)?;
         self.touched.add_directory(&mut self.tree, &made)
@@ -339,7 +359,7 @@ impl<'a> Applier<'a> {
     fn overlay_opaque(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
         let missing = Missing::Make(self.rules.mtime(entry));
         let dir = self.tree.dir(path, missing)?.ok_or_else(|| failed(Errno::NOENT, "enter", path))?;
-        let set = rustix::fs::fsetxattr(dir.as_fd(), "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty());
+        let set = rustix::fs::fsetxattr(dir.as_fd(), OPAQUE, b"y", rustix::fs::XattrFlags::empty());
         set.map_err(|e| failed(e, "mark as opaque", path))
     }
 }

@@ -1,33 +1,33 @@
 //! `--layers`: unpacked layers that containers share.
 //!
 //! Each layer is a directory in CACHE/layers, by the digest of what its content hangs on: diff_id, id map, and the options that
-//! change it. Its whiteouts are overlayfs' own. DIR becomes an overlay: `layers` lists the directories, lowest first, `upper`
+//! change it. Its whiteouts are overlayfs' own. A layer that means something only upon those below it (a hard link to a file of
+//! theirs, a directory without an entry, which may be a symlink there) is unpacked together with them, as one directory by the
+//! digest of them all. So layers are looked at from the top down, until one needs nothing below it any more. DIR becomes an overlay: `layers` lists the directories, lowest first, `upper`
 //! takes what is written. CACHE/layers/roots names each DIR, so that `--gc` knows what is still needed; and it has a hard link of
 //! each DIR's list, whose other name follows DIR wherever it is moved on that filesystem.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use d_common::container::{LAYERS, ROOTFS, Sharing, UPPER, WORK, lock};
+use anyhow::{Context, Result};
+use d_common::container::{LAYERS, ROOTFS, Sharing, UPPER, WORK, lock, lock_in_turn};
 use d_common::digest::Digest;
-use d_common::exit::{Exit, OrExit};
+use d_common::exit::{Exit, OrExit, exit_of};
 use d_common::fail;
 use d_common::idmap::{MapChoice, map_lines};
-use d_common::report::Report;
-use rustix::fs::{Gid, Mode, Uid};
+use d_common::report::{Report, chain};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
 
-use crate::ahead::Ahead;
-use crate::apply::{Applier, Whiteouts};
-use crate::carried::reading;
-use crate::fill::{each_at_hand, each_coming};
+use crate::apply::{Applier, OPAQUE, Whiteouts};
+use crate::fill::each_at_hand;
 use crate::identity::Identity;
-use crate::image::Image;
+use crate::layer::Layer;
 use crate::notes::Notes;
 use crate::opened::Opened;
 use crate::place::{Hidden, Place};
@@ -54,48 +54,46 @@ pub fn overlay(
     place: &Place,
     report: &Report,
 ) -> Result<()> {
-    let Some(image) = opened.image().cloned() else {
+    if opened.image().is_none() {
         fail!(Exit::Usage, "--layers shares the layers of an image; this is the archive of a root filesystem");
+    }
+    let Opened::AtHand(_, layers) = opened else {
+        fail!(Exit::Data, "the image's layers are not at hand");
     };
     let mut store = Store::open(&plan.cache, plan, identity, report)?;
-    let dirs: Vec<PathBuf> = image.layers.iter().map(|layer| store.dir(layer.promise.diff_id.as_ref())).collect();
     let progress = Progress::new(plan.progress, report);
-    match opened {
-        Opened::AtHand(_, layers) => {
-            // Layers that are there need not even be read.
-            let missing: Vec<usize> = (0..dirs.len()).filter(|n| !dirs[*n].is_dir()).collect();
-            let wanted: Vec<_> = missing.iter().map(|n| layers[*n].clone()).collect();
-            each_at_hand(&wanted, |stream, number| {
-                progress.layer(number, wanted.len());
-                store.add(stream, &dirs[missing[number - 1]])
-            })?;
+    let mut dirs = Vec::new();
+    for number in (1..=layers.len()).rev() {
+        progress.layer(number, layers.len());
+        let (dir, is_lowest) = store.have(&layers[..number])?;
+        dirs.insert(0, dir);
+        if is_lowest {
+            break;
         }
-        Opened::Coming(_, messages) => {
-            each_coming(&messages, dirs.len(), |stream, number| {
-                progress.layer(number, dirs.len());
-                store.add(stream, &dirs[number - 1])
-            })?;
-        }
-        Opened::Rootfs(..) | Opened::Zip(_) => {}
     }
+    progress.end();
     store.notes.tell(report);
-    write(hidden, &image, &dirs, identity)?;
+    write(hidden, &dirs, identity)?;
     store.register(place, hidden)
 }
 
 /// Writes what makes DIR an overlay.
-fn write(hidden: &Hidden, image: &Image, dirs: &[PathBuf], identity: &Identity) -> Result<()> {
+fn write(hidden: &Hidden, dirs: &[PathBuf], identity: &Identity) -> Result<()> {
     hidden.make_dir(ROOTFS, Mode::from_raw_mode(0o755))?;
     hidden.make_dir(WORK, Mode::RWXU)?;
     let upper = hidden.make_dir(UPPER, Mode::from_raw_mode(0o755))?;
-    // The root directory of an overlay is that of its uppermost layer.
-    if let Some(top) = dirs.last().filter(|_| !image.layers.is_empty()) {
+    // The root directory of an overlay is that of its uppermost layer; of the image, that of the uppermost entry for it. A layer
+    // without one has a root of 1970.
+    let has_entry = |dir: &&PathBuf| dir.metadata().is_ok_and(|m| m.mtime() != 0);
+    if let Some(top) = dirs.iter().rfind(has_entry).or(dirs.last()) {
         let stat = top.metadata().or_exit(Exit::Io, || format!("cannot look at {}", top.display()))?;
         let (uid, gid) = (Uid::from_raw(stat.uid()), Gid::from_raw(stat.gid()));
         if (stat.uid(), stat.gid()) != identity.me {
             let _ = rustix::fs::fchown(&upper, Some(uid), Some(gid));
         }
         let _ = rustix::fs::fchmod(&upper, Mode::from_raw_mode(stat.mode() & 0o7777));
+        let mtime = Timespec { tv_sec: stat.mtime(), tv_nsec: stat.mtime_nsec() };
+        let _ = rustix::fs::futimens(&upper, &Timestamps { last_access: mtime, last_modification: mtime });
     }
     let lines = dirs.iter().flat_map(|dir| [dir.as_os_str().as_bytes(), b"\n"].concat()).collect::<Vec<u8>>();
     hidden.write(LAYERS, &lines)
@@ -122,41 +120,67 @@ impl<'a> Store<'a> {
         if root.as_os_str().as_bytes().contains(&b'\n') {
             fail!(Exit::CantCreate, "{}: a newline in the path of a cache of layers", cannot());
         }
-        let Some(lock) = lock(&root, Sharing::Shared).or_exit(Exit::CantCreate, cannot)? else {
-            fail!(Exit::CantCreate, "{}: d-unpack --gc is at work there", cannot());
-        };
+        let lock = in_turn(&root, Sharing::Shared, report).or_exit(Exit::CantCreate, cannot)?;
         let (budget, notes) = (plan.budget, Notes::default());
         Ok(Self { root, _lock: lock, plan, identity, report, budget, notes })
     }
 
-    /// Where the layer with this diff_id is or will be.
-    fn dir(&self, diff_id: Option<&Digest>) -> PathBuf {
+    /// Where a layer, or a stack of them, is or will be.
+    fn dir(&self, layers: &[Layer]) -> PathBuf {
         let map = &self.identity.map;
-        let diff_id = diff_id.map(ToString::to_string).unwrap_or_default();
+        let diff_ids: Vec<String> = layers
+            .iter()
+            .map(|layer| layer.promise.diff_id.as_ref().map(ToString::to_string).unwrap_or_default())
+            .collect();
         // --layers itself is among the options and changes nothing.
         let options = self.plan.options().unwrap_or_default();
-        let text = format!("{diff_id}\n{}\n{}\n{}\n{options}", map.kind, map_lines(&map.uids), map_lines(&map.gids));
+        let (kind, uids, gids) = (map.kind, map_lines(&map.uids), map_lines(&map.gids));
+        let text = format!("{}\n{kind}\n{uids}\n{gids}\n{options}", diff_ids.join(" "));
         self.root.join(Digest::of(text.as_bytes()).hex())
     }
 
-    /// Unpacks a layer to `dir`, unless it is there; then it is read all the same, as it comes from a stream.
-    fn add(&mut self, mut stream: Ahead, dir: &Path) -> Result<()> {
-        let place = Place::of(dir)?;
-        if dir.is_dir() {
-            let mut rest = Vec::with_capacity(64 << 10);
-            while (&mut stream).take(64 << 10).read_to_end(&mut rest).map_err(reading)? > 0 {
-                rest.clear();
-            }
-            return Ok(());
+    /// Where `stack` as one directory is or will be. It is not a layer's, also where it has only one.
+    fn dir_of_stack(&self, stack: &[Layer]) -> PathBuf {
+        let mut name = self.dir(stack).into_os_string();
+        name.push("-stack");
+        name.into()
+    }
+
+    /// The directory of the top of `stack`, unpacked where it is not there yet, and whether nothing below it is needed.
+    fn have(&mut self, stack: &[Layer]) -> Result<(PathBuf, bool)> {
+        let Some(top) = stack.last() else { fail!(Exit::Data, "an image without layers") };
+        let (all, own) = (self.dir_of_stack(stack), self.dir(std::slice::from_ref(top)));
+        if all.is_dir() {
+            return Ok((all, true));
         }
+        if !own.is_dir() {
+            match self.unpack(std::slice::from_ref(top), &own, Whiteouts::Keep) {
+                Err(error) if exit_of(&error) == Exit::Data => {
+                    // Either it needs what is below, or it is broken, as will be seen.
+                    self.report.info(format!("layer {}: {}; unpacked with those below", stack.len(), chain(&error)));
+                    self.unpack(stack, &all, Whiteouts::Remove)?;
+                    return Ok((all, true));
+                }
+                result => result.with_context(|| format!("layer {}", stack.len()))?,
+            }
+        }
+        let is_lowest = stack.len() == 1 || is_opaque(&own);
+        Ok((own, is_lowest))
+    }
+
+    /// Unpacks `layers` to `dir`.
+    fn unpack(&mut self, layers: &[Layer], dir: &Path, whiteouts: Whiteouts) -> Result<()> {
+        let place = Place::of(dir)?;
         place.clean(self.report);
         let hidden = place.begin()?;
         let root = hidden.dir.try_clone().or_exit(Exit::Io, || "cannot copy a descriptor")?;
         let _ = rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755));
         let (plan, identity) = (self.plan, self.identity.at(&hidden.dir));
-        let mut applier = Applier::new(root, &identity, plan.rules, &plan.exclude, Whiteouts::Keep)?;
-        applier.layer(&mut stream, &mut Fate::unknown(), &mut self.budget)?;
+        let mut applier = Applier::new(root, &identity, plan.rules, &plan.exclude, whiteouts)?;
+        let mut budget = self.budget;
+        each_at_hand(layers, |mut stream, _| applier.layer(&mut stream, &mut Fate::unknown(), &mut budget))?;
         applier.finish()?;
+        self.budget = budget;
         self.notes.add(applier.notes);
         match hidden.publish(&place) {
             // Another run was faster.
@@ -179,10 +203,26 @@ impl<'a> Store<'a> {
     }
 }
 
+/// Locks the cache of layers when it is free.
+fn in_turn(root: &Path, sharing: Sharing, report: &Report) -> io::Result<OwnedFd> {
+    if let Some(lock) = lock(root, sharing)? {
+        return Ok(lock);
+    }
+    report.info(format!("waiting for another d-unpack, which works in {}", root.display()));
+    lock_in_turn(root, sharing)
+}
+
+/// Whether an opaque mark hides all that lies below the layer at `dir`. overlayfs takes none on a layer's root: the layers below
+/// must be left out.
+fn is_opaque(dir: &Path) -> bool {
+    let mut value = [0; 1];
+    rustix::fs::getxattr(dir, OPAQUE, &mut value) == Ok(1) && value == *b"y"
+}
+
 /// `--gc`: deletes the layers in `cache` that no container names, and forgets the containers that are gone.
 ///
 /// # Errors
-/// [`Exit::CantCreate`] while another run works with them.
+/// [`Exit::CantCreate`] when it cannot be locked.
 pub fn collect(cache: &Path, report: &Report) -> Result<()> {
     let root = cache.join(LAYERS);
     if !root.is_dir() {
@@ -191,9 +231,7 @@ pub fn collect(cache: &Path, report: &Report) -> Result<()> {
     let cannot = || format!("cannot collect {}", root.display());
     // The layers may belong to subordinate ids.
     Identity::take_to_delete(MapChoice::Auto, report)?;
-    let Some(_lock) = lock(&root, Sharing::Exclusive).or_exit(Exit::CantCreate, cannot)? else {
-        fail!(Exit::CantCreate, "{}: another d-unpack is at work there", cannot());
-    };
+    let _lock = in_turn(&root, Sharing::Exclusive, report).or_exit(Exit::CantCreate, cannot)?;
     let needed = needed(&root).or_exit(Exit::Io, cannot)?;
     let parent = fs::File::open(&root).or_exit(Exit::Io, cannot)?;
     for entry in fs::read_dir(&root).or_exit(Exit::Io, cannot)?.flatten() {

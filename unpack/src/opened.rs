@@ -13,10 +13,11 @@ use d_common::fail;
 
 use crate::ahead;
 use crate::archive::Archive;
+use crate::carried::reading;
 use crate::compression::unpacked;
 use crate::image::{Image, Store, find, find_saved};
 use crate::layer::{Content, Layer, Promise, feed};
-use crate::plan::Unpack;
+use crate::plan::{Shape, Unpack};
 use crate::recognise::{Form, look_through, recognise};
 use crate::source::{Source, Wanted};
 use crate::stream::{self, Message, incomplete};
@@ -84,6 +85,12 @@ impl Opened {
         if start.form != Form::Image && wanted != Wanted::Any {
             fail!(Exit::NotFound, "a root filesystem's archive has no images to choose from");
         }
+        if start.form == Form::Image && plan.shape == Shape::Overlay && !(start.is_plain && is_seekable) {
+            // Which of its layers are needed is decided from the top down.
+            let (_, plain) = unpacked(BufReader::with_capacity(128 << 10, Cursor::new(&start.bytes).chain(file)))?;
+            file = spooled(&[], plain, dir, plan.budget.bytes)?;
+            (start.is_plain, is_seekable) = (true, true);
+        }
         match start.form {
             Form::Image if start.is_plain && is_seekable => {
                 let archive = Archive::scan(Arc::new(file))?;
@@ -125,10 +132,10 @@ impl Opened {
 }
 
 /// A stream, of which `start` was read, as a nameless file in `dir`.
-fn spooled(start: &[u8], stream: File, dir: &Path, max_size: u64) -> Result<File> {
+fn spooled(start: &[u8], stream: impl Read, dir: &Path, max_size: u64) -> Result<File> {
     let mut spool = stream::nameless_in(dir)?;
-    let copied = std::io::copy(&mut start.chain(stream).take(max_size), &mut spool);
-    copied.and_then(|_| spool.rewind()).or_exit(Exit::Io, || "cannot keep the archive")?;
+    std::io::copy(&mut start.chain(stream).take(max_size), &mut spool).map_err(reading)?;
+    spool.rewind().or_exit(Exit::Io, || "cannot keep the archive")?;
     Ok(spool)
 }
 

@@ -127,6 +127,8 @@ pub struct Tree {
     handles: HashMap<Vec<u8>, Found>,
     /// The same directory may be reached by several paths; there is one handle of it, since two would remember two mtimes.
     inodes: HashMap<u64, Weak<Dir>>,
+    /// Whether a directory was made without an entry of its own.
+    pub has_made_parents: bool,
     /// Directories with a mode that would lock out a process that permission bits bind: path, inode and mode.
     late_modes: BTreeMap<Vec<u8>, (u64, Mode)>,
 }
@@ -140,6 +142,7 @@ impl Tree {
             owner,
             handles: HashMap::new(),
             inodes: HashMap::new(),
+            has_made_parents: false,
             late_modes: BTreeMap::new(),
         }
     }
@@ -194,6 +197,7 @@ impl Tree {
         if !matches!(name, b"" | b"." | b"..") {
             match rustix::fs::mkdirat(dir.change(), name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
+                    self.has_made_parents = true;
                     let made = self.child(&dir, name, path)?;
                     if let Some((uid, gid)) = self.owner {
                         rustix::fs::fchown(&made, Some(uid), Some(gid)).map_err(cannot)?;
