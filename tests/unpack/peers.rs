@@ -1,6 +1,6 @@
 //! One image, unpacked by d-unpack, by umoci and, as root, by podman's storage, and compared entry by entry: owners in the
 //! namespace, modes, times, contents, links and attributes. They are equal but for the differences that are named here, each
-//! with its reason; one that is named and not found is an error, too, so the lists stay true (d-unpack(1), DIFFERENCES).
+//! with its reason; one that is named and not found is an error, too, so the lists stay true (d-unpack(1), "Other programs").
 
 use std::path::{Path, PathBuf};
 
