@@ -1,17 +1,40 @@
 //! What a tool prints on stdout: all of it at once, or an error, since a result that is lost must not look like success.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+use rustix::io::Errno;
 
 use crate::exit::{Exit, OrExit};
+
+/// Whether stdout was closed when the program started.
+static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Looks at stdout before main: by then Rust's runtime has put /dev/null in the place of a closed one.
+pub(crate) extern "C" fn look_at_stdout() {
+    WAS_CLOSED.store(rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_err(), Ordering::Relaxed);
+}
 
 /// Prints `bytes` on stdout.
 ///
 /// # Errors
 /// [`Exit::Io`] when they cannot be written, [`Exit::CantCreate`] on a full disk.
 pub fn print(bytes: &[u8]) -> Result<()> {
-    printed(io::stdout().lock().write_all(bytes))
+    // Who has nothing to say needs no stdout.
+    if bytes.is_empty() { Ok(()) } else { printed(io::stdout().lock().write_all(bytes)) }
+}
+
+/// Whether there is a stdout: with `>&-` there is none, and what is written to it goes nowhere without an error.
+///
+/// # Errors
+/// [`Exit::Io`] when it was closed.
+pub fn must_be_open() -> Result<()> {
+    if WAS_CLOSED.load(Ordering::Relaxed) {
+        Err(Errno::BADF).or_exit(Exit::Io, || "cannot write to stdout")
+    } else {
+        Ok(())
+    }
 }
 
 /// What became of a text that someone else (clap) wrote on stdout.
@@ -19,5 +42,6 @@ pub fn print(bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`print`].
 pub fn printed(written: io::Result<()>) -> Result<()> {
+    must_be_open()?;
     written.and_then(|()| io::stdout().flush()).or_exit(Exit::Io, || "cannot write to stdout")
 }

@@ -12,7 +12,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 pub use libc::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -428,12 +427,10 @@ pub fn host_user(uid: u32) -> Option<HostUser> {
     Some(HostUser { name: name.to_str().ok()?.to_owned(), home: OsString::from_vec(home.to_bytes().to_vec()) })
 }
 
-/// Whether `path` has its setuid bit or file capabilities: what newuidmap needs to be of use.
-pub fn is_privileged_helper(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let setuid = fs::metadata(path).is_ok_and(|m| m.mode() & 0o4000 != 0 && m.uid() == 0);
-    setuid || rustix::fs::getxattr_query(path, c"security.capability").is_ok()
-}
+// SAFETY: the C library calls what is listed here once, before main; it makes one system call and touches one atomic.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static BEFORE_MAIN: extern "C" fn() = crate::output::look_at_stdout;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -82,7 +83,7 @@ fn helpers_missing() -> Option<String> {
         let Ok(path) = which::which(name) else {
             return Some(format!("{name} is not installed (Debian package: uidmap)"));
         };
-        if !sys::is_privileged_helper(&path) {
+        if !is_privileged(&path) {
             return Some(format!("{} has neither its setuid bit nor file capabilities", path.display()));
         }
     }
@@ -90,6 +91,12 @@ fn helpers_missing() -> Option<String> {
         Ok(true) => Some("the caller has no_new_privs set, under which newuidmap gets no privileges".to_owned()),
         _ => None,
     }
+}
+
+/// Whether a program has its setuid bit or file capabilities.
+fn is_privileged(path: &Path) -> bool {
+    let setuid = fs::metadata(path).is_ok_and(|m| m.mode() & 0o4000 != 0 && m.uid() == 0);
+    setuid || rustix::fs::getxattr_query(path, c"security.capability").is_ok()
 }
 
 /// Writes `map` into the user namespace of `pid`, a child of ours that has just made it.

@@ -42,6 +42,7 @@ use std::path::Path;
 use anyhow::{Error, Result};
 use d_common::exit::{Exit, exit_of, failure};
 use d_common::fail;
+use d_common::output::must_be_open;
 use d_common::report::{Report, chain};
 
 use crate::context::Context;
@@ -155,7 +156,10 @@ fn pull_one(context: &Context, wanted: &Wanted, output: Option<&Output>, results
         Some(Output::Stdout) if io::stdout().is_terminal() => {
             fail!(Exit::Usage, "stdout is a terminal, which cannot show an archive: use a pipe or -o FILE")
         }
-        Some(Output::Stdout) => pull(context, wanted, Some(&mut io::stdout().lock()))?,
+        Some(Output::Stdout) => {
+            must_be_open()?;
+            pull(context, wanted, Some(&mut io::stdout().lock()))?
+        }
         Some(Output::File(path)) => {
             let target = Target::create(path)?;
             let pulled = pull(context, wanted, Some(&mut target.writer()))?;

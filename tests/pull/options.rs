@@ -311,3 +311,15 @@ fn a_cached_image_costs_no_tls_client() {
         assert!(!trace.contains(what), "{what} in\n{trace}");
     }
 }
+
+#[test]
+fn a_closed_stdout_is_no_success() {
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
+    let name = bad.image("x");
+    for args in ["", "-o -", "--digest", "--manifest"] {
+        scratch.sh(&format!("d-pull {args} {name} >&-")).fails(74).err_has("cannot write to stdout");
+    }
+    scratch.sh(&format!("d-pull -o x.tar {name} >/dev/null")).ok();
+    scratch.sh(&format!("d-pull {name} 1<>/dev/null")).ok().silent();
+    scratch.sh("d-netup --check >&-").fails(74);
+}
