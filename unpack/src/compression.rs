@@ -60,6 +60,11 @@ impl Compression {
     /// # Errors
     /// Those of the decoder's start.
     pub fn decoder<'a>(self, input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+        if self == Self::Plain {
+            return Ok(Box::new(input));
+        }
+        // Behind one type, or the program would hold every decoder once for each kind of input.
+        let input: Box<dyn BufRead + Send + 'a> = Box::new(input);
         Ok(match self {
             Self::Plain => Box::new(input),
             Self::Gzip => {
