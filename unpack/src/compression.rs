@@ -11,6 +11,12 @@ use d_common::fail;
 /// write, and zstd(1) reads without being asked; twice that of `xz -9`.
 const WINDOW_LOG: u32 = 27;
 
+/// The largest window of a layer that is read beside others, in bytes: that of `zstd -19`.
+const SMALL_WINDOW: u64 = 8 << 20;
+
+/// How much of an archive [`Compression::has_large_window`] wants to see, in bytes: the longest header of a zstd frame.
+pub const START: u64 = 18;
+
 /// The most memory an xz stream may need, in KiB: its window and a little.
 const XZ_MEMORY_KIB: u32 = (1 << (WINDOW_LOG - 10)) + 1024;
 
@@ -50,9 +56,14 @@ impl Compression {
         })
     }
 
-    /// Whether its decoder holds a window whose size the packer chose, up to 128 MiB; the others need 4 MiB at most.
-    pub fn has_window(self) -> bool {
-        matches!(self, Self::Xz | Self::Zstd)
+    /// Whether the decoder of what starts so holds a large window, up to 128 MiB, as its packer chose; the others need 8 MiB
+    /// at most. Of zstd the first frame speaks for all.
+    pub fn has_large_window(start: &[u8]) -> bool {
+        match Self::recognise(start) {
+            Ok(Self::Xz) => true,
+            Ok(Self::Zstd) => zstd_window(start).is_none_or(|window| window > SMALL_WINDOW),
+            _ => false,
+        }
     }
 
     /// A reader of what `input` packs.
@@ -86,6 +97,22 @@ impl Compression {
             }
         })
     }
+}
+
+/// The window of a zstd frame, in bytes, from the start of its header (RFC 8878, 3.1.1.1).
+fn zstd_window(start: &[u8]) -> Option<u64> {
+    let (magic, header) = start.split_at_checked(4)?;
+    let (descriptor, fields) = header.split_first().filter(|_| magic == [0x28, 0xb5, 0x2f, 0xfd])?;
+    if descriptor & 0x20 == 0 {
+        let window = *fields.first()?;
+        let base = 1_u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // A single segment: as large as the content, whose size follows the dictionary's id.
+    let fields = fields.get([0, 1, 2, 4][usize::from(descriptor & 3)]..)?;
+    let size = fields.get(..1 << (descriptor >> 6))?;
+    let number = size.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    Some(if size.len() == 2 { number + 256 } else { number })
 }
 
 /// A decoder with a window, whose error says what to do about one that is too large.
@@ -217,6 +244,33 @@ mod tests {
         let mut w = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
         w.write_all(bytes).unwrap();
         w.finish().unwrap()
+    }
+
+    #[test]
+    fn large_windows_are_seen_in_the_first_frame() {
+        let packed = |size: usize, level, window| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), level).unwrap();
+            encoder.window_log(window).unwrap();
+            encoder.set_pledged_src_size(Some(size as u64)).unwrap();
+            encoder.include_contentsize(true).unwrap();
+            encoder.write_all(&vec![7; size]).unwrap();
+            encoder.finish().unwrap()
+        };
+        for (bytes, window) in [
+            (packed(3, 1, 20), 3),
+            (packed(255, 1, 20), 255),
+            (packed(300, 1, 20), 300),
+            (packed(70_000, 1, 20), 70_000),
+            (packed(3 << 20, 1, 20), 1 << 20),
+            (packed(3 << 20, 1, 21), 2 << 20),
+        ] {
+            assert_eq!(zstd_window(&bytes[..18.min(bytes.len())]), Some(window));
+            assert!(!Compression::has_large_window(&bytes));
+        }
+        assert!(Compression::has_large_window(b"\x28\xb5\x2f\xfd\x00\x88"), "128 MiB");
+        assert!(Compression::has_large_window(b"\xfd7zXZ\0"));
+        assert!(Compression::has_large_window(b"\x50\x2a\x4d\x18\x02\0\0\0xx"), "a skippable frame tells nothing");
+        assert!(!Compression::has_large_window(&gzip(TEXT)) && !Compression::has_large_window(b""));
     }
 
     #[test]

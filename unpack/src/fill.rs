@@ -122,8 +122,8 @@ fn at_hand(
     })
 }
 
-/// Gives each layer's archive and number (from 1) to `apply`, in order, while the next ones are read ahead. What takes a window
-/// is read alone, so that memory is bounded by one of them.
+/// Gives each layer's archive and number (from 1) to `apply`, in order, while the next ones are read ahead. What takes a large
+/// window is read alone, so that memory is bounded by one of them.
 ///
 /// # Errors
 /// Those of opening and applying.
@@ -136,11 +136,11 @@ pub fn each_at_hand(layers: &[Layer], mut apply: impl FnMut(Ahead, usize) -> Res
         while open.len() < ahead
             && let Some(layer) = waiting.peek()
         {
-            let has_window = layer.has_window()?;
-            if !open.is_empty() && (has_window || is_alone) {
+            let has_large_window = layer.has_large_window()?;
+            if !open.is_empty() && (has_large_window || is_alone) {
                 break;
             }
-            is_alone = has_window;
+            is_alone = has_large_window;
             open.push_back(layer.open()?);
             waiting.next();
         }

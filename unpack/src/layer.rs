@@ -16,7 +16,7 @@ use d_common::fail;
 
 use crate::ahead::{self, Ahead, Filler};
 use crate::carried::reading;
-use crate::compression::{Compression, unpacked};
+use crate::compression::{self, Compression, unpacked};
 
 /// Buffers of [`ahead::BUFFER`] bytes that one layer is read ahead by.
 pub const BUFFERS: usize = 24;
@@ -111,10 +111,10 @@ impl Layer {
     ///
     /// # Errors
     /// [`Exit::Data`] when the blob is missing.
-    pub fn has_window(&self) -> Result<bool> {
+    pub fn has_large_window(&self) -> Result<bool> {
         let mut start = Vec::new();
-        self.content.open()?.take(8).read_to_end(&mut start).map_err(reading)?;
-        Ok(Compression::recognise(&start).is_ok_and(Compression::has_window))
+        self.content.open()?.take(compression::START).read_to_end(&mut start).map_err(reading)?;
+        Ok(Compression::has_large_window(&start))
     }
 
     /// Starts reading: a stream of the tar archive, which ends in an error if a promise is broken.
