@@ -19,6 +19,7 @@ use d_common::beneath::{Link, Root};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::idmap::{Extent, to_outside};
+use d_common::output::print;
 use d_common::report::Report;
 use d_common::runtime;
 use d_common::sys::{self, Fork};
@@ -60,7 +61,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
     let caller = Caller::read(args, &Args::default())?;
     let process = decide(args, &caller, &found)?;
     if args.dry_run {
-        crate::print(&format!("{:#}\n", serde_json::to_value(&process)?))?;
+        print(format!("{:#}\n", serde_json::to_value(&process)?).as_bytes())?;
         return Ok(0);
     }
     let filters = match &target.filters {

@@ -57,14 +57,14 @@ pub mod volume;
 
 pub use sandbox::Sandbox;
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
 use clap::CommandFactory;
-use d_common::exit::{Exit, OrExit, exit_of};
+use d_common::exit::{Exit, exit_of};
 use d_common::fail;
 use d_common::idmap::{Facts, MapChoice};
+use d_common::output::print;
 use d_common::report::Report;
 use d_common::userns;
 
@@ -83,12 +83,12 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
     if let Some(shell) = args.completions {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut Args::command(), "d-enter", &mut text);
-        print(&String::from_utf8_lossy(&text))?;
+        print(&text)?;
         return Ok(0);
     }
     if args.check {
         let (text, able) = check::run(args.json);
-        print(&text)?;
+        print(text.as_bytes())?;
         return Ok(if able { 0 } else { Exit::Enter as u8 });
     }
     let mut descriptors = Descriptors::take(&args)?;
@@ -105,7 +105,7 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
         let plan = Plan::decide(args.clone(), &directory, &caller, &facts(&args, &directory, &caller)?)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));
         let json = if args.dry_run { serde_json::to_value(&plan)? } else { oci::print(&plan, report)? };
-        print(&format!("{json:#}\n"))?;
+        print(format!("{json:#}\n").as_bytes())?;
         return Ok(0);
     }
     enter(&args, &directory, &caller, &mut descriptors, report)
@@ -149,12 +149,4 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         code @ (Exit::CannotExecute | Exit::CommandNotFound) => code as u8,
         _ => Exit::Enter as u8,
     }
-}
-
-/// Prints a result on stdout.
-///
-/// # Errors
-/// [`Exit::Enter`] when it cannot be written.
-pub fn print(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).or_exit(Exit::Enter, || "cannot print the result")
 }

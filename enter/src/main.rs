@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use d_common::exit::{Exit, failure};
+use d_common::output::print;
 use d_common::report::{Level, Report};
 use d_enter::args::{Args, Outcome};
 use d_enter::exit_code;
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     let report = Report::new("d-enter", level);
     let result = match parsed {
         Ok(args) => d_enter::run(args, report),
-        Err(Outcome::Print(text)) => d_enter::print(&text).map(|()| 0),
+        Err(Outcome::Print(text)) => print(text.as_bytes()).map(|()| 0),
         Err(Outcome::Usage(line)) => Err(failure(Exit::Enter, line)),
     };
     match result {

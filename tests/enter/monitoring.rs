@@ -108,7 +108,8 @@ fn a_reader_that_is_gone_ends_nothing() {
 fn what_cannot_be_printed_is_an_error() {
     let place = Place::new("single");
     for what in ["--dry-run box", "--print-oci box", "--check", "--check --json", "--help", "--completions bash"] {
-        place.outside(&format!("d-enter {what} >/dev/full")).fails(125).err_has("print");
+        place.outside(&format!("d-enter {what} >/dev/full")).fails(125).err_has("cannot write to stdout");
+        place.outside(&format!("d-enter {what} >&-")).fails(125).err_has("cannot write to stdout");
     }
 }
 
