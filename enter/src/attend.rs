@@ -60,39 +60,69 @@ pub fn end(channel: &Channel, result: Result<u8>) -> u8 {
     })
 }
 
-/// Starts the command and follows it to its end. Returns its exit code.
+/// The process that becomes the command, once it is let go.
+pub struct Waiting {
+    pid: Pid,
+    /// The line to it. Its end means that exec closed it, or that the process has failed; that was said before.
+    pub line: Channel,
+}
+
+/// Forks the command's process. It does what it can do `before`hand, and then waits for [`run`].
 ///
 /// # Errors
-/// [`Exit::Enter`] when it cannot be started; why it cannot be executed is told through the channel.
-pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, rest: Rest) -> Result<u8> {
-    let channel = &start.channel;
-    let (started, starting) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).or_exit(Exit::Enter, || "cannot make a pipe")?;
-    let mut keep: Vec<i32> = [channel.as_fd().as_raw_fd(), started.as_raw_fd(), starting.as_raw_fd()].to_vec();
-    keep.extend(terminal.map(AsRawFd::as_raw_fd));
-    keep.extend(&process.keep_fds);
-    sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
-    // In this order: /proc/self is not readable for long after that.
-    let _ = sys::wipe_arguments();
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .or_exit(Exit::Enter, || "cannot become undumpable")?;
-    let signals = SignalSet::all();
-    signals.block().or_exit(Exit::Enter, || "cannot block signals")?;
-    let pid = match sys::clone_process(0).or_exit(Exit::Enter, || "cannot fork the command")? {
+/// [`Exit::Enter`]; failures of that process are told through the channel.
+pub fn fork(process: &Process, start: &Start<'_>, before: impl FnOnce(&Channel) -> Result<()>) -> Result<Waiting> {
+    let (line, inits) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
+    match sys::clone_process(0).or_exit(Exit::Enter, || "cannot fork the command")? {
         Fork::Child => {
-            drop(started);
-            // `starting` outlives the message: its end is what tells the init that the command was executed.
-            if let Err(error) = command::run(process, start, terminal, Some(&starting)) {
-                channel.send(&Message::Failed(exit_code(&error), chain(&error)));
+            drop(line);
+            let live = || -> Result<()> {
+                before(&inits)?;
+                hide()?;
+                let known = command::prepare(process, start.filters)?;
+                match inits.receive().or_exit(Exit::Enter, || "cannot hear from the init")? {
+                    Some(go) => command::run(process, start, known, go.fd.as_ref(), Some(&inits)),
+                    // The init has failed, and said so.
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = live() {
+                start.channel.send(&Message::Failed(exit_code(&error), chain(&error)));
             }
             sys::exit_now(125)
         }
-        Fork::Parent { pid, .. } => pid,
-    };
-    drop(starting);
+        Fork::Parent { pid, .. } => Ok(Waiting { pid, line }),
+    }
+}
+
+/// Lets the command go and follows it to its end. Returns its exit code.
+///
+/// # Errors
+/// [`Exit::Enter`] when it cannot be started; why it cannot be executed is told through the channel.
+pub fn run(
+    process: &Process,
+    start: &Start<'_>,
+    command: Waiting,
+    terminal: Option<&OwnedFd>,
+    rest: Rest,
+) -> Result<u8> {
+    let mut keep: Vec<i32> = [start.channel.as_fd(), command.line.as_fd()].map(|fd| fd.as_raw_fd()).to_vec();
+    keep.extend(terminal.map(AsRawFd::as_raw_fd));
+    keep.extend(&process.keep_fds);
+    sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
+    hide()?;
+    let _ = rustix::process::setpgid(Some(command.pid), Some(command.pid));
+    command.line.send_with(&Message::Go, terminal.map(AsFd::as_fd));
     drop_descriptors(process);
-    let _ = rustix::process::setpgid(Some(pid), Some(pid));
-    attend(process, start, pid, started, signals, rest, terminal)
+    attend(process, start, command, rest, terminal)
+}
+
+/// Hides what this process has of the caller, before any other runs in the container.
+fn hide() -> Result<()> {
+    // In this order: /proc/self is not readable for long after that.
+    let _ = sys::wipe_arguments();
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .or_exit(Exit::Enter, || "cannot become undumpable")
 }
 
 /// The command has its own descriptors 0 to 2 and those to keep; held here as well, they would keep pipes open after it.
@@ -111,20 +141,18 @@ fn drop_descriptors(process: &Process) {
 fn attend(
     process: &Process,
     start: &Start<'_>,
-    command: Pid,
-    started: OwnedFd,
-    signals: SignalSet,
+    Waiting { pid: command, line }: Waiting,
     rest: Rest,
     terminal: Option<&OwnedFd>,
 ) -> Result<u8> {
     let channel = &start.channel;
-    let signal_fd = signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
-    // The end of the pipe means that exec closed it, or that the command's child has failed; that was said before.
-    let mut starting = Some(started);
+    // They are blocked since before this process was cloned.
+    let signal_fd = SignalSet::all().descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
+    let mut starting = Some(line);
     loop {
         let mut fds = vec![PollFd::new(&signal_fd, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
-        if let Some(started) = &starting {
-            fds.push(PollFd::new(started, PollFlags::IN));
+        if let Some(line) = &starting {
+            fds.push(PollFd::new(line, PollFlags::empty()));
         }
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,

@@ -175,13 +175,16 @@ fn one(number: u32) -> CapabilitySet {
 pub fn limit_bounding(keep: u64) -> Result<u64> {
     let mut known = 0;
     for number in 0..63 {
-        // EINVAL: beyond the last one.
-        let Ok(held) = rustix::thread::capability_is_in_bounding_set(one(number)) else { break };
-        known |= 1 << number;
-        if held && keep & (1 << number) == 0 {
-            rustix::thread::remove_capability_from_bounding_set(one(number))
-                .or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?;
+        let drops = keep & (1 << number) == 0;
+        let result = if drops { rustix::thread::remove_capability_from_bounding_set(one(number)) } else { Ok(()) };
+        if !drops || result.is_err() {
+            // EINVAL: beyond the last one.
+            let Ok(held) = rustix::thread::capability_is_in_bounding_set(one(number)) else { break };
+            if held {
+                result.or_exit(Exit::Enter, || format!("cannot drop capability {number} from the bounding set"))?;
+            }
         }
+        known |= 1 << number;
     }
     Ok(known)
 }

@@ -1,4 +1,4 @@
-//! The line between d-enter and its child: a pair of packet sockets, whose end is also how each notices the other's death.
+//! The line between d-enter and its child, and between the init and the command's process: a pair of packet sockets, whose end is also how each notices the other's death.
 //!
 //! Descriptors travel as SCM_RIGHTS; the kernel adds the sender's pid (SCM_CREDENTIALS), translated into the receiver's pid
 //! namespace: so d-enter learns the pid that the command has outside.
@@ -17,6 +17,7 @@ use rustix::net::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// To the child: go on. The map is written and the network is up; the record for --join is there; the cgroup is counted.
+    /// From the init to the command's process: the root is built; the container's terminal comes along.
     Go,
     /// To the child: deliver a signal, to the command's process group or to the command alone.
     Signal {
@@ -35,6 +36,8 @@ pub enum Message {
     Terminal,
     /// From the child, with a descriptor of /dev/fuse: why there is no overlay, so that fuse-overlayfs must serve one.
     Overlay(String),
+    /// From the command's process to the init, with a descriptor: the network namespace that it has made.
+    Network,
     /// From the command, just before it is executed: the sender's pid is its own.
     Command,
     /// From the child: the command has been executed.
@@ -59,6 +62,7 @@ impl Message {
             Self::Failed(code, reason) => text(&[b'f', *code], reason),
             Self::Terminal => b"t".to_vec(),
             Self::Overlay(reason) => text(b"o", reason),
+            Self::Network => b"n".to_vec(),
             Self::Command => b"c".to_vec(),
             Self::Started => b"S".to_vec(),
             Self::Stopped(signal) => [b"z", &signal.to_ne_bytes()[..]].concat(),
@@ -78,6 +82,7 @@ impl Message {
             b'f' => Self::Failed(*rest.first()?, text(rest.get(1..)?)),
             b't' => Self::Terminal,
             b'o' => Self::Overlay(text(rest)),
+            b'n' => Self::Network,
             b'c' => Self::Command,
             b'S' => Self::Started,
             b'z' => Self::Stopped(number(rest)?),

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use crate::capabilities;
-use crate::channel::Message;
+use crate::channel::{Channel, Message};
 use crate::init::Start;
 use crate::plan::{Plan, Seccomp};
 use crate::process::{Groups, Process};
@@ -33,6 +33,8 @@ pub struct Filters {
     pub base: Filter,
     /// Root emulation: last of all, since its zero answers would fool our own calls.
     pub fakeroot: Filter,
+    /// The profile is known to let through all that is done before the command is executed, so it may be installed early.
+    pub lenient: bool,
 }
 
 impl Filters {
@@ -50,7 +52,7 @@ impl Filters {
             },
         };
         let fakeroot = if plan.fakeroot { seccomp::fakeroot()? } else { Cow::default() };
-        Ok(Self { base, fakeroot })
+        Ok(Self { base, fakeroot, lenient: plan.seccomp == Seccomp::Default })
     }
 
     /// The built-in profile for a command with this bounding set.
@@ -58,7 +60,7 @@ impl Filters {
     /// # Errors
     /// [`Exit::Enter`] on a machine that it is not for.
     pub fn builtin(bounding: u64) -> Result<Self> {
-        Ok(Self { base: builtin(bounding)?, fakeroot: Cow::default() })
+        Ok(Self { base: builtin(bounding)?, ..Self::default() })
     }
 }
 
@@ -97,8 +99,47 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Becomes the command. Returns only with an error; `starting` is closed by the exec.
-pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, starting: Option<&OwnedFd>) -> Result<()> {
+/// Does what needs no root filesystem yet: mostly, who the command is. Tells which capabilities this kernel knows.
+///
+/// # Errors
+/// [`Exit::Enter`].
+pub fn prepare(process: &Process, filters: &Filters) -> Result<u64> {
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
+    match sys::new_session_keyring() {
+        // A kernel without keys, or an outer filter that hides them: then there is nothing to read either.
+        Err(e) if matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSYS | Errno::PERM)) => {}
+        result => result.or_exit(Exit::Enter, || "cannot leave the caller's keyrings")?,
+    }
+    give_up_identity(process)?;
+    // The change of user has cleared it. Where a pid namespace ends with its init, it is there for nothing.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
+    let known = capabilities::limit_bounding(process.capabilities.bounding)?;
+    if filters.lenient {
+        install(&filters.base)?;
+    }
+    Ok(known)
+}
+
+fn install(filter: &[BpfInstruction]) -> Result<()> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    sys::install_seccomp_filter(filter).or_exit(Exit::Enter, || "cannot install a system call filter")
+}
+
+/// Becomes the command, in the root that is there now; `known` is what [`prepare`] told. Returns only with an error;
+/// `starting` is closed by the exec.
+///
+/// # Errors
+/// [`Exit::Enter`], or why the command cannot be executed.
+pub fn run(
+    process: &Process,
+    start: &Start<'_>,
+    known: u64,
+    terminal: Option<&OwnedFd>,
+    starting: Option<&Channel>,
+) -> Result<()> {
     if starting.is_some() {
         let own = rustix::process::getpid();
         rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
@@ -112,27 +153,10 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
     for limit in &process.rlimits {
         limit.apply()?;
     }
-    rustix::process::umask(Mode::from_raw_mode(process.umask));
-    match sys::new_session_keyring() {
-        // A kernel without keys, or an outer filter that hides them: then there is nothing to read either.
-        Err(e) if matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSYS | Errno::PERM)) => {}
-        result => result.or_exit(Exit::Enter, || "cannot leave the caller's keyrings")?,
-    }
-    make_workdir(process)?;
-    give_up_identity(process)?;
     enter_workdir(process)?;
-    // The change of user has cleared it. Where a pid namespace ends with its init, it is there for nothing.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .or_exit(Exit::Enter, || "cannot set PDEATHSIG")?;
-
-    let known = capabilities::limit_bounding(process.capabilities.bounding)?;
-    let install = |filter: &[BpfInstruction]| {
-        if filter.is_empty() {
-            return Ok(());
-        }
-        sys::install_seccomp_filter(filter).or_exit(Exit::Enter, || "cannot install a system call filter")
-    };
-    install(&start.filters.base)?;
+    if !start.filters.lenient {
+        install(&start.filters.base)?;
+    }
     capabilities::set(&process.capabilities, known)?;
     if process.no_new_privs {
         rustix::thread::set_no_new_privs(true).or_exit(Exit::Enter, || "cannot set no_new_privs")?;
@@ -141,7 +165,7 @@ pub fn run(process: &Process, start: &Start<'_>, terminal: Option<&OwnedFd>, sta
 
     let mut keep = process.keep_fds.clone();
     keep.push(start.channel.as_fd().as_raw_fd());
-    keep.extend(starting.map(AsRawFd::as_raw_fd));
+    keep.extend(starting.map(|line| line.as_fd().as_raw_fd()));
     sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
     start.channel.send(&Message::Command);
     // Of what this program changed, exec undoes the handlers; what the caller ignored (nohup's SIGHUP) stays so.
@@ -194,7 +218,10 @@ fn give_up_identity(process: &Process) -> Result<()> {
 }
 
 /// The image's working directory is made where it is missing, as docker does, and belongs to the command's user.
-fn make_workdir(process: &Process) -> Result<()> {
+///
+/// # Errors
+/// [`Exit::Enter`].
+pub fn make_workdir(process: &Process) -> Result<()> {
     let dir = Path::new(&process.workdir);
     if process.make_workdir && !dir.exists() {
         fs::create_dir_all(dir)

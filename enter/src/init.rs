@@ -19,6 +19,7 @@ use rustix::process::Signal;
 use crate::attend::{self, Rest};
 use crate::channel::{Channel, Message};
 use crate::command;
+use crate::newnet::{self, When};
 use crate::plan::Plan;
 use crate::root::{self, Sources};
 use crate::special;
@@ -39,12 +40,15 @@ pub struct Start<'a> {
 }
 
 /// The child's whole life.
-pub fn run(plan: &Plan, start: &Start<'_>) -> u8 {
-    attend::end(&start.channel, live(plan, start))
+pub fn run(plan: &Plan, network: When, start: &Start<'_>) -> u8 {
+    attend::end(&start.channel, live(plan, network, start))
 }
 
-fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
+fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
     let channel = &start.channel;
+    if network == When::Waiting {
+        newnet::make()?;
+    }
     if !attend::may_go(channel)? {
         return Ok(125);
     }
@@ -52,6 +56,11 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
         // Only now: before the move into its cgroup, the namespace would have shown the wrong root.
         sys::unshare(sys::CLONE_NEWCGROUP).or_exit(Exit::Enter, || "cannot make a cgroup namespace")?;
     }
+    rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
+    let maker = match network {
+        When::Mounting => Some(attend::fork(&plan.process, start, newnet::make_for)?),
+        _ => None,
+    };
     let sources = Sources::take(plan)?;
     become_root(plan)?;
     if plan.shared.pid {
@@ -61,8 +70,8 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
     } else {
         die_with_parent(channel)?;
     }
-    rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
-    let built = root::build(plan, sources, channel, |dev| open_terminal(plan, start, dev))?;
+    let join = || maker.as_ref().map_or(Ok(()), |maker| newnet::join(&maker.line));
+    let built = root::build(plan, sources, channel, join, |dev| open_terminal(plan, start, dev))?;
     for warning in built.warnings {
         channel.send(&Message::Warning(warning));
     }
@@ -77,9 +86,10 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
             result => result.or_exit(Exit::Enter, || "cannot set the host name")?,
         }
     }
-    if plan.net.is_new() {
-        sys::loopback_up().or_exit(Exit::Enter, || "cannot bring up lo")?;
+    if plan.net.is_new() && network == When::Born {
+        newnet::loopback()?;
     }
+    command::make_workdir(&plan.process)?;
     // Who joins the command must find its record.
     if !attend::may_go(channel)? {
         return Ok(125);
@@ -88,10 +98,12 @@ fn live(plan: &Plan, start: &Start<'_>) -> Result<u8> {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
     if plan.process.as_pid_1 {
-        command::run(&plan.process, start, built.terminal.as_ref(), None)?;
+        let known = command::prepare(&plan.process, start.filters)?;
+        command::run(&plan.process, start, known, built.terminal.as_ref(), None)?;
     }
+    let command = maker.map_or_else(|| attend::fork(&plan.process, start, |_| Ok(())), Ok)?;
     let rest = if plan.shared.pid { Rest::Killed } else { Rest::DieWithInit };
-    attend::run(&plan.process, start, built.terminal.as_ref(), rest)
+    attend::run(&plan.process, start, command, built.terminal.as_ref(), rest)
 }
 
 /// The ids of the container's root, so that what is made now is owned rightly. Under a single map there is one id only.

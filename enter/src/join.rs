@@ -88,6 +88,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
         pidfd: child.pidfd,
         overlay: None,
         netup: None,
+        record: None,
         cgroup: None,
         signals: child.signals,
         blocked,
@@ -324,7 +325,8 @@ fn inside(place: &Place, found: &Found, process: &Process, start: &Start<'_>) ->
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
-    attend::run(process, start, terminal.as_ref(), Rest::Stay)
+    let command = attend::fork(process, start, |_| Ok(()))?;
+    attend::run(process, start, command, terminal.as_ref(), Rest::Stay)
 }
 
 fn open_terminal(process: &Process, start: &Start<'_>) -> Result<OwnedFd> {

@@ -24,6 +24,7 @@ use crate::fuse::Server;
 use crate::init::{self, Start};
 use crate::netup::Netup;
 use crate::network::Net;
+use crate::newnet::When;
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::record::{self, Record};
@@ -92,9 +93,10 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     let _locks = lock(plan)?;
     let beside = plan.ephemeral.as_ref().and_then(|ephemeral| ephemeral.beside.as_ref());
     let _scratch = beside.map(|path| Scratch::make(path, plan)).transpose()?;
-    let Child { pid, pidfd, channel, signals } = spawn(namespaces(plan), |channel, look| {
+    let network = When::of(plan, descriptors.status.is_some());
+    let Child { pid, pidfd, channel, signals } = spawn(namespaces(plan, network), |channel, look| {
         let block = descriptors.block.as_ref();
-        init::run(plan, &Start { channel, look, filters, block, limited: !plan.limits.is_empty() })
+        init::run(plan, network, &Start { channel, look, filters, block, limited: !plan.limits.is_empty() })
     })?;
     report.debug(format!("the namespaces are made, their init is pid {}", pid.as_raw_nonzero()));
     let (records, blocked) = (descriptors.records.take(), descriptors.block.is_some());
@@ -117,9 +119,9 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     // Later it is not dumpable, and nobody can look.
     let user_namespace = record::user_namespace(pid);
     channel.send(&Message::Go);
-    // Kept to the end; written while the init builds the root. It waits for that before it starts the command.
+    // Written while the init builds the root. It waits for that before it starts the command.
     let record = |dir: &Path| Record::write(dir, pid, user_namespace?, filters);
-    let _record = records.and_then(|dir| match record(&dir) {
+    let record = records.and_then(|dir| match record(&dir) {
         Ok(record) => Some(record),
         Err(error) => {
             report.info(format!(
@@ -140,6 +142,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         pidfd,
         overlay,
         netup,
+        record,
         cgroup,
         signals,
         blocked,
@@ -208,15 +211,15 @@ fn chooses_port(spec: &str) -> bool {
     }
 }
 
-/// The namespaces that the child is born into; the cgroup namespace comes later.
-fn namespaces(plan: &Plan) -> i32 {
+/// The namespaces that the child is born into; the cgroup namespace comes later, and mostly that of the network.
+fn namespaces(plan: &Plan, network: When) -> i32 {
     let when = |on: bool, flag: i32| if on { flag } else { 0 };
     sys::CLONE_NEWUSER
         | sys::CLONE_NEWNS
         | when(!plan.shared.pid, sys::CLONE_NEWPID)
         | when(!plan.shared.ipc, sys::CLONE_NEWIPC)
         | when(!plan.shared.uts, sys::CLONE_NEWUTS)
-        | when(plan.net.is_new(), sys::CLONE_NEWNET)
+        | when(plan.net.is_new() && network == When::Born, sys::CLONE_NEWNET)
 }
 
 /// What the child waits for: its map, its network, and its limits.

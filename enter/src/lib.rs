@@ -35,6 +35,7 @@ pub mod mounts;
 pub mod netns;
 pub mod netup;
 pub mod network;
+pub mod newnet;
 pub mod oci;
 pub mod overlay;
 pub mod paths;

@@ -92,7 +92,7 @@ pub fn of(dir: &Path, pid: u32) -> Option<Running> {
     }
     let mut base: Vec<BpfInstruction> = bytes[end + 1..].chunks_exact(8).map(decode).collect();
     let fakeroot = base.split_off(header.base.min(base.len()));
-    let filters = Filters { base: base.into(), fakeroot: fakeroot.into() };
+    let filters = Filters { base: base.into(), fakeroot: fakeroot.into(), lenient: false };
     Some(Running { init: Pid::from_raw(header.init)?, user_namespace: header.user_namespace, filters })
 }
 
@@ -142,7 +142,7 @@ mod tests {
     fn what_was_written_is_read_while_its_process_lives() {
         let dir = tempfile::tempdir().unwrap();
         let one = |k| BpfInstruction { code: 0x15, jt: 1, jf: 2, k };
-        let filters = Filters { base: vec![one(1), one(0xdead_beef)].into(), fakeroot: vec![one(3)].into() };
+        let filters = Filters { base: vec![one(1), one(0xdead_beef)].into(), fakeroot: vec![one(3)].into(), lenient: false };
         fs::write(dir.path().join("99999999"), "left").unwrap();
         let own = std::process::id();
         let record = Record::write(dir.path(), rustix::process::getpid(), 7, &filters).unwrap();

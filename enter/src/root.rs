@@ -111,7 +111,8 @@ pub struct Built {
     pub warnings: Vec<String>,
 }
 
-/// Builds the root and pivots into it. d-enter, at the other end of `channel`, serves what the kernel cannot; `terminal` is called with the container's /dev once it is there.
+/// Builds the root and pivots into it. d-enter, at the other end of `channel`, serves what the kernel cannot; `network` is
+/// called before the first mount that shows the network namespace, `terminal` with the container's /dev once it is there.
 ///
 /// # Errors
 /// [`Exit::Enter`], naming the mount that failed.
@@ -119,6 +120,7 @@ pub fn build(
     plan: &Plan,
     sources: Sources,
     channel: &Channel,
+    network: impl FnOnce() -> Result<()>,
     terminal: impl FnOnce(&OwnedFd) -> Result<Option<OwnedFd>>,
 ) -> Result<Built> {
     let Sources { dir, base, devices, mounts } = sources;
@@ -129,6 +131,10 @@ pub fn build(
 
     let mut found = Found::default();
     let dev = if plan.special { Some(special::mount(&root, plan, &devices, &mut found)?) } else { None };
+    network()?;
+    if plan.special {
+        found.sys = Some(special::sys(&root, plan)?);
+    }
     for (mount, source) in plan.mounts.iter().zip(&mounts) {
         listed::mount(&root, plan, mount, &mut found)?;
         volume(&root, plan, &dir, mount, source.as_ref())?;

@@ -76,8 +76,8 @@ pub struct Found {
     pub warnings: Vec<String>,
 }
 
-/// Mounts all of d-enter's own, and gives a handle of /dev: it is also where generated files are made before they are bound
-/// elsewhere.
+/// Mounts all of d-enter's own but /sys, and gives a handle of /dev: it is also where generated files are made before they are
+/// bound elsewhere.
 pub fn mount(root: &Root, plan: &Plan, devices: &Devices, found: &mut Found) -> Result<OwnedFd> {
     if plan.proc != ProcMode::None {
         let target = at(root, "/proc")?;
@@ -86,7 +86,6 @@ pub fn mount(root: &Root, plan: &Plan, devices: &Devices, found: &mut Found) -> 
         found.proc = Some(mount);
         found.warnings.extend(warning);
     }
-    found.sys = Some(sys(root, plan)?);
     let dev = dev(root, plan, devices)?;
     scratch(root, plan)?;
     Ok(dev)
@@ -128,7 +127,7 @@ fn is_refused(error: &io::Error) -> bool {
 }
 
 /// Mounts /sys read-only, and the cgroup tree in it; gives a handle of it.
-fn sys(root: &Root, plan: &Plan) -> Result<OwnedFd> {
+pub fn sys(root: &Root, plan: &Plan) -> Result<OwnedFd> {
     let target = at(root, "/sys")?;
     let mount = new_sysfs(plan, READONLY)?;
     attach(&mount, target).or_exit(Exit::Enter, || "cannot mount sysfs on /sys")?;

@@ -20,6 +20,7 @@ use crate::channel::{Channel, Message};
 use crate::fuse::Server;
 use crate::netup::Netup;
 use crate::process::Process;
+use crate::record::Record;
 use crate::status::Status;
 use crate::terminal::{self, Flow, Job, Look, Raw};
 
@@ -44,6 +45,8 @@ pub struct Container<'a> {
     pub overlay: Option<Server<'a>>,
     /// The helper that connects its network.
     pub netup: Option<Netup>,
+    /// What others need to join it; nobody does after its command has ended.
+    pub record: Option<Record>,
     /// Where its limits are.
     pub cgroup: Option<Cgroup>,
     /// The signals that are forwarded: blocked since before the clone.
@@ -96,8 +99,8 @@ struct Loop<'a, 'b> {
 /// What the container itself failed with; [`Exit::Enter`] when something fails that leaves nothing to follow.
 pub fn follow(container: &mut Container<'_>) -> Result<u8> {
     let signal_fd = container.signals.descriptor().or_exit(Exit::Enter, || "cannot make a signalfd")?;
-    let background = container.process.background;
     let mut state = Loop {
+        background: container.process.background,
         container,
         master: None,
         raw: None,
@@ -109,7 +112,6 @@ pub fn follow(container: &mut Container<'_>) -> Result<u8> {
         early: VecDeque::new(),
         started: false,
         connected: true,
-        background,
     };
     let mut ended = None;
     while ended.is_none() {
@@ -376,6 +378,7 @@ impl Loop<'_, '_> {
             }
             Message::Stopped(signal) => self.stop(signal),
             Message::Exited(code) => {
+                self.container.record = None;
                 if self.failure.is_none() {
                     self.code = Some(code);
                 }
@@ -385,7 +388,7 @@ impl Loop<'_, '_> {
                     self.container.channel.send(&Message::Go);
                 }
             }
-            Message::Go | Message::Foreground | Message::Signal { .. } => {}
+            Message::Go | Message::Network | Message::Foreground | Message::Signal { .. } => {}
         }
         Ok(true)
     }
