@@ -1,9 +1,34 @@
 //! The options that take one of a few words.
 
-use clap::ValueEnum;
+use std::ffi::OsStr;
+
+use d_common::idmap::MapChoice;
+
+/// The values of such an option.
+pub(crate) trait Words: Copy + 'static {
+    /// Each with its word.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+/// The value that a word stands for.
+///
+/// # Errors
+/// Which words there are.
+pub(crate) fn of<T: Words>(word: &OsStr) -> Result<T, String> {
+    let found = T::WORDS.iter().find(|(name, _)| word == *name);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<&str> = T::WORDS.iter().map(|(name, _)| *name).collect();
+        format!("it is one of {}", words.join(", "))
+    })
+}
+
+impl Words for MapChoice {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("subid", Self::Subid), ("single", Self::Single), ("keep-id", Self::KeepId)];
+}
 
 /// `--groups`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupsFrom {
     /// Those of the image's /etc/group.
     Image,
@@ -11,8 +36,12 @@ pub enum GroupsFrom {
     Keep,
 }
 
+impl Words for GroupsFrom {
+    const WORDS: &'static [(&'static str, Self)] = &[("image", Self::Image), ("keep", Self::Keep)];
+}
+
 /// `--proc`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcMode {
     /// New; bound from outside where this is a container with a masked /proc.
@@ -26,8 +55,13 @@ pub enum ProcMode {
     None,
 }
 
+impl Words for ProcMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("new", Self::New), ("bind", Self::Bind), ("none", Self::None)];
+}
+
 /// `--tty`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tty {
     /// Where stdin is a terminal and d-enter its foreground job.
     #[default]
@@ -38,8 +72,13 @@ pub enum Tty {
     Never,
 }
 
+impl Words for Tty {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
+}
+
 /// `--share`
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// Process ids.
     Pid,
@@ -49,4 +88,9 @@ pub enum Share {
     Uts,
     /// Control groups.
     Cgroup,
+}
+
+impl Words for Share {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("pid", Self::Pid), ("ipc", Self::Ipc), ("uts", Self::Uts), ("cgroup", Self::Cgroup)];
 }

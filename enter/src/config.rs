@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
-use clap::{ArgAction, CommandFactory};
 use d_common::exit::Exit;
 use d_common::fail;
 use serde_json::{Map, Value};
@@ -14,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::args::{Args, Outcome, after_none};
 use crate::mount_args::MountArg;
 use crate::oci::bundle::{self, Bundle};
+use crate::options::{self, Set};
 
 /// Keys that make sense for one call only: an error in a file.
 const CALL_ONLY: [&str; 11] = [
@@ -132,47 +132,29 @@ fn names(key: &str, value: &Value) -> Result<Vec<String>> {
 }
 
 fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
-    if let Some(args) = usual(keys) {
-        return Ok(args);
-    }
-    let command = Args::command();
     let mut argv = Vec::new();
     for (key, value) in keys.iter().filter(|(_, v)| !v.is_null()) {
-        let Some(option) = command.get_arguments().find(|a| a.get_long() == Some(key)) else { continue };
+        let Some(option) = options::by_name(key) else { continue };
         if CALL_ONLY.contains(&key.as_str()) {
             fail!(Exit::Enter, "config.json: {key} is for one call only: give it as --{key}");
         }
-        if option.is_hide_set() || matches!(option.get_action(), ArgAction::Help | ArgAction::Version) {
-            continue;
-        }
-        match option.get_action() {
-            ArgAction::SetTrue => match value {
+        match option.set {
+            Set::Refused(_) | Set::Prints(_) => {}
+            Set::Switch(_) => match value {
                 Value::Bool(true) => argv.push(format!("--{key}").into()),
                 Value::Bool(false) => {}
                 _ => return Err(wrong(key, "true or false")),
             },
-            ArgAction::Append => push_list(&mut argv, key, value)?,
-            _ if key == "ephemeral" && *value == Value::Bool(false) => {}
-            _ => argv.push(single(key, value)?),
+            Set::Each(_) | Set::Pair(_) => push_list(&mut argv, key, value)?,
+            Set::Maybe(_) if *value == Value::Bool(false) => {}
+            Set::Maybe(_) | Set::One(_) => argv.push(single(key, value)?),
         }
     }
-    Args::from_config(argv).map_err(|outcome| match outcome {
-        Outcome::Usage(line) | Outcome::Print(line) => {
-            let line = line.trim_end_matches("; see d-enter --help");
-            d_common::exit::failure(Exit::Enter, format!("config.json: {line}"))
-        }
-    })
-}
-
-/// The options of a directory that nobody has edited, which need no parser: no key in lower case, or the one that d-unpack writes.
-fn usual(keys: &Map<String, Value>) -> Option<Args> {
-    let mut options = keys.iter().filter(|(key, _)| key.starts_with(|c: char| c.is_ascii_lowercase()));
-    let map = match (options.next(), options.next()) {
-        (None, _) => None,
-        (Some((key, Value::String(map))), None) if key == "map" => Some(map.parse().ok()?),
-        _ => return None,
-    };
-    Some(Args { map, ..Args::default() })
+    match Args::from_words(argv) {
+        Ok(args) => Ok(args),
+        Err(Outcome::Usage(line)) => fail!(Exit::Enter, "config.json: {line}"),
+        Err(Outcome::Print(_)) => Ok(Args::default()),
+    }
 }
 
 /// An option of one value, as one argument; the switches that also have values take true and false.
@@ -224,13 +206,8 @@ impl Args {
         let (forget_ports, published) = after_none(&self.publish);
         let implies_user = self.publish_all || !published.is_empty();
         let below_publish = after_none(&below.publish).1;
-        let volumes_none = |m: &MountArg| matches!(m, MountArg::Volume(v) if v == "none");
-        let all: Vec<MountArg> = below.mounts.into_iter().chain(self.mounts).collect();
-        let last_none = all.iter().rposition(volumes_none);
-        // Everything but volumes stays, wherever the `none` stands.
-        let keep = |(i, m): &(usize, MountArg)| !matches!(m, MountArg::Volume(_)) || last_none.is_none_or(|n| *i > n);
-        let mounts = all.into_iter().enumerate().filter(keep).map(|(_, m)| m).collect();
-        let volume = if last_none.is_some() { vec!["none".into()] } else { Vec::new() };
+        let stays = |m: &MountArg| !self.forget_volumes || !matches!(m, MountArg::Volume(_));
+        let mounts = below.mounts.into_iter().filter(stays).chain(self.mounts).collect();
         let join = |mut low: Vec<String>, high: Vec<String>| {
             low.extend(high);
             low
@@ -245,8 +222,8 @@ impl Args {
             groups: self.groups.or(below.groups),
             fakeroot,
             no_fakeroot,
-            volume,
             mounts,
+            forget_volumes: self.forget_volumes || below.forget_volumes,
             read_only: self.read_only || below.read_only,
             ephemeral: self.ephemeral.or(below.ephemeral),
             no_tmpfs: self.no_tmpfs || below.no_tmpfs,
@@ -363,7 +340,7 @@ mod tests {
         let merged = cli("--publish none --volume none --no-fakeroot -v /c:/d dir").over(low);
         assert!(merged.publish.is_empty() && !merged.fakeroot);
         assert_eq!(merged.mounts, [MountArg::Volume("/c:/d".into())]);
-        assert_eq!(merged.volume, ["none"]);
+        assert!(merged.forget_volumes);
     }
 
     #[test]

@@ -404,9 +404,8 @@ fn ephemeral(args: &Args, dir: &Directory, caller: &Caller) -> Result<Option<Eph
 
 /// Docker's volumes, then the options'; of several on one target the last is used.
 fn mounts(args: &Args, docker: &Docker) -> Result<Vec<Mount>> {
-    let forget = args.volume.iter().any(|v| v == "none");
     let dockers = || volume::from_config(&docker.volumes).or_exit(Exit::Enter, || "config.json: Volumes");
-    let mut mounts = if forget { Vec::new() } else { dockers()? };
+    let mut mounts = if args.forget_volumes { Vec::new() } else { dockers()? };
     for arg in &args.mounts {
         mounts.push(Mount::parse(arg)?);
     }

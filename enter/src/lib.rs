@@ -37,6 +37,7 @@ pub mod netup;
 pub mod network;
 pub mod newnet;
 pub mod oci;
+mod options;
 pub mod overlay;
 pub mod paths;
 pub mod plan;
@@ -61,7 +62,6 @@ pub use sandbox::Sandbox;
 use std::path::Path;
 
 use anyhow::Result;
-use clap::CommandFactory;
 use d_common::exit::{Exit, exit_of};
 use d_common::fail;
 use d_common::idmap::{Facts, MapChoice};
@@ -81,12 +81,6 @@ use crate::plan::{Caller, Plan};
 /// # Errors
 /// Everything that is d-enter's own failure; [`exit_code`] tells the code.
 pub fn run(args: Args, report: Report) -> Result<u8> {
-    if let Some(shell) = args.completions {
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut Args::command(), "d-enter", &mut text);
-        print(&text)?;
-        return Ok(0);
-    }
     if args.check {
         let (text, able) = check::run(args.json);
         print(text.as_bytes())?;

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let report = Report::new("d-enter", level);
     let result = match parsed {
         Ok(args) => d_enter::run(args, report),
-        Err(Outcome::Print(text)) => print(text.as_bytes()).map(|()| 0),
+        Err(Outcome::Print(text)) => print(&text).map(|()| 0),
         Err(Outcome::Usage(line)) => Err(failure(Exit::Enter, line)),
     };
     match result {

@@ -142,7 +142,8 @@ mod tests {
     fn what_was_written_is_read_while_its_process_lives() {
         let dir = tempfile::tempdir().unwrap();
         let one = |k| BpfInstruction { code: 0x15, jt: 1, jf: 2, k };
-        let filters = Filters { base: vec![one(1), one(0xdead_beef)].into(), fakeroot: vec![one(3)].into(), lenient: false };
+        let filters =
+            Filters { base: vec![one(1), one(0xdead_beef)].into(), fakeroot: vec![one(3)].into(), lenient: false };
         fs::write(dir.path().join("99999999"), "left").unwrap();
         let own = std::process::id();
         let record = Record::write(dir.path(), rustix::process::getpid(), 7, &filters).unwrap();

@@ -147,9 +147,10 @@ impl Sandbox {
     /// # Errors
     /// For what is no option of d-enter's, with its sentence.
     pub fn options<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Result<Self> {
-        let args = match Args::from_config(words.into_iter().map(Into::into).collect()) {
+        let args = match Args::from_words(words.into_iter().map(Into::into).collect()) {
             Ok(args) => args,
-            Err(Outcome::Usage(line) | Outcome::Print(line)) => fail!(Exit::Enter, "{line}"),
+            Err(Outcome::Usage(line)) => fail!(Exit::Enter, "{line}"),
+            Err(Outcome::Print(_)) => fail!(Exit::Enter, "nothing is printed here"),
         };
         if let Some(word) = args.operands.first() {
             fail!(Exit::Enter, "{:?} is no option", word.display().to_string());
