@@ -6,17 +6,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::report::chain;
-use d_common::sys::{self, Fork, SignalSet};
+use d_common::sys::{self, SignalSet};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
-use crate::channel::{Channel, Message};
+use crate::channel::{Channel, Message, Received};
 use crate::command;
 use crate::exit_code;
 use crate::init::Start;
 use crate::process::Process;
+use crate::waiting::Waiting;
 
 /// What becomes of the processes that the command started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +49,16 @@ impl Rest {
 /// # Errors
 /// [`Exit::Enter`] when it cannot be heard.
 pub fn may_go(channel: &Channel) -> Result<bool> {
-    let received = channel.receive().or_exit(Exit::Enter, || "cannot hear from d-enter")?;
-    Ok(received.is_some_and(|received| received.message == Message::Go))
+    hear(channel).map(|word| word.is_some())
+}
+
+/// The word to go on, with what comes along; `None` when the other side has failed.
+///
+/// # Errors
+/// [`Exit::Enter`] when it cannot be heard.
+pub fn hear(channel: &Channel) -> Result<Option<Received>> {
+    let received = channel.receive().or_exit(Exit::Enter, || "cannot hear whether to go on")?;
+    Ok(received.filter(|received| received.message == Message::Go))
 }
 
 /// The exit code of this process; a failure is told to d-enter, which prints it.
@@ -58,41 +67,6 @@ pub fn end(channel: &Channel, result: Result<u8>) -> u8 {
         channel.send(&Message::Failed(exit_code(&error), chain(&error)));
         125
     })
-}
-
-/// The process that becomes the command, once it is let go.
-pub struct Waiting {
-    pid: Pid,
-    /// The line to it. Its end means that exec closed it, or that the process has failed; that was said before.
-    pub line: Channel,
-}
-
-/// Forks the command's process. It does what it can do `before`hand, and then waits for [`run`].
-///
-/// # Errors
-/// [`Exit::Enter`]; failures of that process are told through the channel.
-pub fn fork(process: &Process, start: &Start<'_>, before: impl FnOnce(&Channel) -> Result<()>) -> Result<Waiting> {
-    let (line, inits) = Channel::pair().or_exit(Exit::Enter, || "cannot make a socket pair")?;
-    match sys::clone_process(0).or_exit(Exit::Enter, || "cannot fork the command")? {
-        Fork::Child => {
-            drop(line);
-            let live = || -> Result<()> {
-                before(&inits)?;
-                hide()?;
-                let known = command::prepare(process, start.filters)?;
-                match inits.receive().or_exit(Exit::Enter, || "cannot hear from the init")? {
-                    Some(go) => command::run(process, start, known, go.fd.as_ref(), Some(&inits)),
-                    // The init has failed, and said so.
-                    None => Ok(()),
-                }
-            };
-            if let Err(error) = live() {
-                start.channel.send(&Message::Failed(exit_code(&error), chain(&error)));
-            }
-            sys::exit_now(125)
-        }
-        Fork::Parent { pid, .. } => Ok(Waiting { pid, line }),
-    }
 }
 
 /// Lets the command go and follows it to its end. Returns its exit code.
@@ -111,16 +85,17 @@ pub fn run(
     keep.extend(&process.keep_fds);
     sys::close_all_but(&keep).or_exit(Exit::Enter, || "cannot close descriptors")?;
     hide()?;
-    let _ = rustix::process::setpgid(Some(command.pid), Some(command.pid));
-    command.line.send_with(&Message::Go, terminal.map(AsFd::as_fd));
+    command.execute();
     drop_descriptors(process);
     attend(process, start, command, rest, terminal)
 }
 
-/// Hides what this process has of the caller, before any other runs in the container.
-fn hide() -> Result<()> {
-    // In this order: /proc/self is not readable for long after that.
-    let _ = sys::wipe_arguments();
+/// Hides what this process has of the caller, before any other runs in the container. After the last change of credentials,
+/// which may undo it (proc(5), "suid_dumpable").
+///
+/// # Errors
+/// [`Exit::Enter`].
+pub fn hide() -> Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .or_exit(Exit::Enter, || "cannot become undumpable")
 }

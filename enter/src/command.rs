@@ -128,22 +128,11 @@ fn install(filter: &[BpfInstruction]) -> Result<()> {
     sys::install_seccomp_filter(filter).or_exit(Exit::Enter, || "cannot install a system call filter")
 }
 
-/// Becomes the command, in the root that is there now; `known` is what [`prepare`] told. Returns only with an error;
-/// `starting` is closed by the exec.
+/// Takes its place in the root that is there now.
 ///
 /// # Errors
-/// [`Exit::Enter`], or why the command cannot be executed.
-pub fn run(
-    process: &Process,
-    start: &Start<'_>,
-    known: u64,
-    terminal: Option<&OwnedFd>,
-    starting: Option<&Channel>,
-) -> Result<()> {
-    if starting.is_some() {
-        let own = rustix::process::getpid();
-        rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
-    }
+/// [`Exit::Enter`].
+pub fn settle(process: &Process, terminal: Option<&OwnedFd>) -> Result<()> {
     if let Some(terminal) = terminal.filter(|_| !process.background) {
         // SIGTTOU is blocked here, so a background process may do this.
         rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp())
@@ -153,16 +142,29 @@ pub fn run(
     for limit in &process.rlimits {
         limit.apply()?;
     }
-    enter_workdir(process)?;
-    if !start.filters.lenient {
-        install(&start.filters.base)?;
+    enter_workdir(process)
+}
+
+/// Gives up what the command may not do; `known` is what [`prepare`] told.
+///
+/// # Errors
+/// [`Exit::Enter`].
+pub fn give_up(process: &Process, filters: &Filters, known: u64) -> Result<()> {
+    if !filters.lenient {
+        install(&filters.base)?;
     }
     capabilities::set(&process.capabilities, known)?;
     if process.no_new_privs {
         rustix::thread::set_no_new_privs(true).or_exit(Exit::Enter, || "cannot set no_new_privs")?;
     }
-    install(&start.filters.fakeroot)?;
+    install(&filters.fakeroot)
+}
 
+/// Becomes the command. Returns only with an error; `starting` is closed by the exec.
+///
+/// # Errors
+/// [`Exit::Enter`], or why the command cannot be executed.
+pub fn execute(process: &Process, start: &Start<'_>, starting: Option<&Channel>) -> Result<()> {
     let mut keep = process.keep_fds.clone();
     keep.push(start.channel.as_fd().as_raw_fd());
     keep.extend(starting.map(|line| line.as_fd().as_raw_fd()));

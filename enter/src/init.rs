@@ -24,6 +24,7 @@ use crate::plan::Plan;
 use crate::root::{self, Sources};
 use crate::special;
 use crate::terminal::{self, Look};
+use crate::waiting::Waiting;
 
 /// What the child needs besides the plan.
 pub struct Start<'a> {
@@ -57,10 +58,11 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
         sys::unshare(sys::CLONE_NEWCGROUP).or_exit(Exit::Enter, || "cannot make a cgroup namespace")?;
     }
     rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
-    let maker = match network {
-        When::Mounting => Some(attend::fork(&plan.process, start, newnet::make_for)?),
-        _ => None,
-    };
+    // Now, while /proc/self is readable.
+    let _ = sys::wipe_arguments();
+    let process = &plan.process;
+    let before = |line: &Channel| if network == When::Mounting { newnet::make_for(line) } else { Ok(()) };
+    let mut command = Waiting::is_early(process).then(|| Waiting::fork(process, start, before)).transpose()?;
     let sources = Sources::take(plan)?;
     become_root(plan)?;
     if plan.shared.pid {
@@ -70,26 +72,26 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
     } else {
         die_with_parent(channel)?;
     }
-    let join = || maker.as_ref().map_or(Ok(()), |maker| newnet::join(&maker.line));
+    let join = || match &command {
+        Some(command) if network == When::Mounting => newnet::join(&command.line),
+        _ => Ok(()),
+    };
     let built = root::build(plan, sources, channel, join, |dev| open_terminal(plan, start, dev))?;
+    let terminal = built.terminal.as_ref();
+    command::make_workdir(process)?;
+    if command.is_none() && !process.as_pid_1 {
+        command = Some(Waiting::fork(process, start, |_| Ok(()))?);
+    }
+    if let Some(command) = &command {
+        command.settle(terminal);
+    }
     for warning in built.warnings {
         channel.send(&Message::Warning(warning));
     }
-    if !plan.shared.uts {
-        match rustix::system::sethostname(plan.hostname.as_bytes()) {
-            // The filter of an outer container may forbid it: a name is not worth the start.
-            Err(Errno::PERM) if plan.nested => {
-                channel.send(&Message::Warning(
-                    "the host name stays the outer one: it cannot be set in this container".into(),
-                ));
-            }
-            result => result.or_exit(Exit::Enter, || "cannot set the host name")?,
-        }
-    }
+    name_host(plan, channel)?;
     if plan.net.is_new() && network == When::Born {
         newnet::loopback()?;
     }
-    command::make_workdir(&plan.process)?;
     // Who joins the command must find its record.
     if !attend::may_go(channel)? {
         return Ok(125);
@@ -97,13 +99,29 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
-    if plan.process.as_pid_1 {
-        let known = command::prepare(&plan.process, start.filters)?;
-        command::run(&plan.process, start, known, built.terminal.as_ref(), None)?;
-    }
-    let command = maker.map_or_else(|| attend::fork(&plan.process, start, |_| Ok(())), Ok)?;
+    let Some(command) = command else {
+        let known = command::prepare(process, start.filters)?;
+        command::settle(process, terminal)?;
+        command::give_up(process, start.filters, known)?;
+        return command::execute(process, start, None).map(|()| 125);
+    };
     let rest = if plan.shared.pid { Rest::Killed } else { Rest::DieWithInit };
-    attend::run(&plan.process, start, command, built.terminal.as_ref(), rest)
+    attend::run(process, start, command, terminal, rest)
+}
+
+fn name_host(plan: &Plan, channel: &Channel) -> Result<()> {
+    if plan.shared.uts {
+        return Ok(());
+    }
+    match rustix::system::sethostname(plan.hostname.as_bytes()) {
+        // The filter of an outer container may forbid it: a name is not worth the start.
+        Err(Errno::PERM) if plan.nested => {
+            let warning = "the host name stays the outer one: it cannot be set in this container";
+            channel.send(&Message::Warning(warning.into()));
+            Ok(())
+        }
+        result => result.or_exit(Exit::Enter, || "cannot set the host name"),
+    }
 }
 
 /// The ids of the container's root, so that what is made now is owned rightly. Under a single map there is one id only.

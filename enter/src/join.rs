@@ -43,6 +43,7 @@ use crate::status::Status;
 use crate::supervise::{self, Container};
 use crate::terminal;
 use crate::user::{self, User};
+use crate::waiting::Waiting;
 use state::State;
 use target::Target;
 
@@ -325,7 +326,8 @@ fn inside(place: &Place, found: &Found, process: &Process, start: &Start<'_>) ->
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
-    let command = attend::fork(process, start, |_| Ok(()))?;
+    let command = Waiting::fork(process, start, |_| Ok(()))?;
+    command.settle(terminal.as_ref());
     attend::run(process, start, command, terminal.as_ref(), Rest::Stay)
 }
 

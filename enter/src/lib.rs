@@ -56,6 +56,7 @@ pub mod supervise;
 pub mod terminal;
 pub mod user;
 pub mod volume;
+pub mod waiting;
 
 pub use sandbox::Sandbox;
 

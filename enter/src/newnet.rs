@@ -14,6 +14,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::channel::{Channel, Message};
 use crate::network::Net;
 use crate::plan::Plan;
+use crate::waiting::Waiting;
 
 /// When it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl When {
     pub fn of(plan: &Plan, watched: bool) -> Self {
         match &plan.net {
             Net::None if watched => Self::Born,
-            Net::None if plan.map.is_single() && !plan.process.as_pid_1 => Self::Mounting,
+            Net::None if plan.map.is_single() && Waiting::is_early(&plan.process) => Self::Mounting,
             Net::None => Self::Waiting,
             _ => Self::Born,
         }

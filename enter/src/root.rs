@@ -312,6 +312,7 @@ fn sysctls(plan: &Plan, proc: Option<&OwnedFd>) -> Result<()> {
 }
 
 /// Makes `root` the root of this mount namespace, and lets go of the old one (pivot_root(2), "pivot_root(".", ".")").
+/// The kernel takes its time for that, but nothing may be looked up meanwhile: a `..` in the root would lead to the old one.
 fn pivot(root: &Root) -> Result<()> {
     let change = || -> io::Result<()> {
         rustix::process::fchdir(root.as_fd())?;
