@@ -5,12 +5,11 @@
 //! makes it, the map is written from outside, and then the caller joins; so a failed map can be tried again with another.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
 use rustix::io::Errno;
@@ -22,9 +21,6 @@ use crate::exit::{Exit, OrExit};
 use crate::fail;
 use crate::idmap::{Extent, Facts, IdMap, map_lines, parse_getsubids, parse_own_map, parse_subids};
 use crate::sys::{self, Fork};
-
-/// As much of what newuidmap says as is read.
-const MAX_WORDS: u64 = 4096;
 
 /// Gathers what [`crate::idmap::decide`] needs to know.
 pub fn facts() -> Facts {
@@ -129,39 +125,22 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     write().or_exit(Exit::Unavailable, || format!("cannot write {}", path.display()))
 }
 
-/// A running newuidmap or newgidmap.
-struct Helper {
-    pid: Pid,
-    /// What it says on stderr.
-    words: OwnedFd,
+fn start_helper(name: &str, pid: Pid, extents: &[Extent]) -> Result<Child> {
+    let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
+    Command::new(name)
+        .arg(pid.as_raw_nonzero().to_string())
+        .args(numbers)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .or_exit(Exit::Unavailable, || format!("cannot run {name} (Debian package: uidmap)"))
 }
 
-/// Forked by hand: [`Command::spawn`] waits until the program is executed, but the other one shall start beside it.
-fn start_helper(name: &str, pid: Pid, extents: &[Extent]) -> Result<Helper> {
-    let failed = || format!("cannot run {name} (Debian package: uidmap)");
-    let (words, said) = pipe_with(PipeFlags::CLOEXEC).or_exit(Exit::Unavailable, failed)?;
-    match sys::clone_process(0).or_exit(Exit::Unavailable, failed)? {
-        Fork::Child => {
-            let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
-            let mut command = Command::new(name);
-            command.arg(pid.as_raw_nonzero().to_string()).args(numbers);
-            let error = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).exec();
-            // stderr is the pipe already.
-            let _ = rustix::io::write(rustix::stdio::stderr(), error.to_string().as_bytes());
-            sys::exit_now(127)
-        }
-        Fork::Parent { pid, .. } => Ok(Helper { pid, words }),
-    }
-}
-
-fn finish_helper(name: &str, helper: Helper) -> Result<()> {
-    let failed = || format!("cannot wait for {name}");
-    let mut words = Vec::new();
-    fs::File::from(helper.words).take(MAX_WORDS).read_to_end(&mut words).or_exit(Exit::Unavailable, failed)?;
-    let status = rustix::process::waitpid(Some(helper.pid), rustix::process::WaitOptions::empty());
-    let status = status.or_exit(Exit::Unavailable, failed)?;
-    if status.and_then(|(_, status)| status.exit_status()) != Some(0) {
-        let words = String::from_utf8_lossy(&words);
+fn finish_helper(name: &str, child: Child) -> Result<()> {
+    let output = child.wait_with_output().or_exit(Exit::Unavailable, || format!("cannot wait for {name}"))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
         let words = words.trim().lines().next().unwrap_or("no reason given");
         fail!(Exit::Unavailable, "{name} failed: {}", words.trim_start_matches(&format!("{name}: ")));
     }
