@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit};
+use d_common::exit::{Exit, OrExit, failure};
 use d_common::report::chain;
 use d_common::sys::{self, SignalSet};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,12 +44,12 @@ impl Rest {
     }
 }
 
-/// Waits for d-enter's word; false when it has failed, and said so.
+/// Waits for d-enter's word.
 ///
 /// # Errors
-/// [`Exit::Enter`] when it cannot be heard.
-pub fn may_go(channel: &Channel) -> Result<bool> {
-    hear(channel).map(|word| word.is_some())
+/// [`Exit::Enter`] when it has failed; nobody hears that any more.
+pub fn may_go(channel: &Channel) -> Result<()> {
+    hear(channel)?.map(drop).ok_or_else(|| failure(Exit::Enter, "d-enter has ended"))
 }
 
 /// The word to go on, with what comes along; `None` when the other side has failed.

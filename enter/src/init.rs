@@ -46,23 +46,11 @@ pub fn run(plan: &Plan, network: When, start: &Start<'_>) -> u8 {
 }
 
 fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
-    let channel = &start.channel;
-    if network == When::Waiting {
-        newnet::make()?;
-    }
-    if !attend::may_go(channel)? {
-        return Ok(125);
-    }
-    if !plan.shared.cgroup {
-        // Only now: before the move into its cgroup, the namespace would have shown the wrong root.
-        sys::unshare(sys::CLONE_NEWCGROUP).or_exit(Exit::Enter, || "cannot make a cgroup namespace")?;
-    }
+    let (channel, process) = (&start.channel, &plan.process);
     rustix::process::setsid().or_exit(Exit::Enter, || "cannot start a session")?;
     // Now, while /proc/self is readable.
     let _ = sys::wipe_arguments();
-    let process = &plan.process;
-    let before = |line: &Channel| if network == When::Mounting { newnet::make_for(line) } else { Ok(()) };
-    let mut command = Waiting::is_early(process).then(|| Waiting::fork(process, start, before)).transpose()?;
+    let mut command = begin(plan, network, start)?;
     let sources = Sources::take(plan)?;
     become_root(plan)?;
     if plan.shared.pid {
@@ -73,14 +61,16 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
         die_with_parent(channel)?;
     }
     let join = || match &command {
-        Some(command) if network == When::Mounting => newnet::join(&command.line),
+        Some(command) if network == When::Beside => newnet::join(&command.line),
         _ => Ok(()),
     };
     let built = root::build(plan, sources, channel, join, |dev| open_terminal(plan, start, dev))?;
     let terminal = built.terminal.as_ref();
     command::make_workdir(process)?;
     if command.is_none() && !process.as_pid_1 {
-        command = Some(Waiting::fork(process, start, |_| Ok(()))?);
+        let late = Waiting::fork(process, start, |_| Ok(()))?;
+        late.identify();
+        command = Some(late);
     }
     if let Some(command) = &command {
         command.settle(terminal);
@@ -93,9 +83,7 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
         newnet::loopback()?;
     }
     // Who joins the command must find its record.
-    if !attend::may_go(channel)? {
-        return Ok(125);
-    }
+    attend::may_go(channel)?;
     if let Some(block) = start.block {
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
@@ -107,6 +95,31 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
     };
     let rest = if plan.shared.pid { Rest::Killed } else { Rest::DieWithInit };
     attend::run(process, start, command, terminal, rest)
+}
+
+/// What needs no id map, and the wait for that. Gives the command's process, where it can be forked so early.
+fn begin(plan: &Plan, network: When, start: &Start<'_>) -> Result<Option<Waiting>> {
+    let process = &plan.process;
+    let before = |line: &Channel| if network == When::Beside { newnet::make_for(line) } else { Ok(()) };
+    let fork = || -> Result<Option<Waiting>> {
+        if !plan.shared.cgroup {
+            sys::unshare(sys::CLONE_NEWCGROUP).or_exit(Exit::Enter, || "cannot make a cgroup namespace")?;
+        }
+        Waiting::is_early(process).then(|| Waiting::fork(process, start, before)).transpose()
+    };
+    let mut command = if start.limited { None } else { fork()? };
+    if network == When::Waiting {
+        newnet::make()?;
+    }
+    attend::may_go(&start.channel)?;
+    if start.limited {
+        // Only now, in its cgroup: the namespace would have shown the wrong root, and a child would have stayed outside.
+        command = fork()?;
+    }
+    if let Some(command) = &command {
+        command.identify();
+    }
+    Ok(command)
 }
 
 fn name_host(plan: &Plan, channel: &Channel) -> Result<()> {

@@ -302,9 +302,7 @@ fn environment(args: &Args, caller: &Caller, found: &Found, user: &User, termina
 
 /// The child: from here into the container.
 fn inside(place: &Place, found: &Found, process: &Process, start: &Start<'_>) -> Result<u8> {
-    if !attend::may_go(&start.channel)? {
-        return Ok(125);
-    }
+    attend::may_go(&start.channel)?;
     let _ = sys::wipe_arguments();
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .or_exit(Exit::Enter, || "cannot become undumpable")?;
@@ -327,6 +325,7 @@ fn inside(place: &Place, found: &Found, process: &Process, start: &Start<'_>) ->
         let _ = rustix::io::read(block, &mut [0u8; 1]);
     }
     let command = Waiting::fork(process, start, |_| Ok(()))?;
+    command.identify();
     command.settle(terminal.as_ref());
     attend::run(process, start, command, terminal.as_ref(), Rest::Stay)
 }

@@ -21,10 +21,10 @@ use crate::waiting::Waiting;
 pub enum When {
     /// With the others: d-netup connects it, or somebody is told its number. Or there is none.
     Born,
-    /// By the init, while it waits for newuidmap.
+    /// By the command's process, while the init waits for newuidmap and mounts.
+    Beside,
+    /// By the init, while it waits for newuidmap: the command's process comes later.
     Waiting,
-    /// By the command's process, while the init mounts.
-    Mounting,
 }
 
 impl When {
@@ -32,7 +32,7 @@ impl When {
     pub fn of(plan: &Plan, watched: bool) -> Self {
         match &plan.net {
             Net::None if watched => Self::Born,
-            Net::None if plan.map.is_single() && Waiting::is_early(&plan.process) => Self::Mounting,
+            Net::None if Waiting::is_early(&plan.process) => Self::Beside,
             Net::None => Self::Waiting,
             _ => Self::Born,
         }

@@ -120,7 +120,7 @@ pub fn build(
     plan: &Plan,
     sources: Sources,
     channel: &Channel,
-    network: impl FnOnce() -> Result<()>,
+    network: impl Fn() -> Result<()>,
     terminal: impl FnOnce(&OwnedFd) -> Result<Option<OwnedFd>>,
 ) -> Result<Built> {
     let Sources { dir, base, devices, mounts } = sources;
@@ -131,9 +131,15 @@ pub fn build(
 
     let mut found = Found::default();
     let dev = if plan.special { Some(special::mount(&root, plan, &devices, &mut found)?) } else { None };
-    network()?;
-    if plan.special {
-        found.sys = Some(special::sys(&root, plan)?);
+    let show_network = |found: &mut Found| -> Result<()> {
+        network()?;
+        found.sys = if plan.special { Some(special::sys(&root, plan)?) } else { None };
+        Ok(())
+    };
+    // That takes the longest: it is needed last of all, but for mounts which may lie on /sys, or be it.
+    let (sooner, later) = (!plan.mounts.is_empty(), plan.mounts.is_empty());
+    if sooner {
+        show_network(&mut found)?;
     }
     for (mount, source) in plan.mounts.iter().zip(&mounts) {
         listed::mount(&root, plan, mount, &mut found)?;
@@ -146,8 +152,15 @@ pub fn build(
     let files = files(&root, plan, &dev)?;
     let terminal = terminal(&dev)?;
 
+    let (of_sys, others): (Vec<_>, Vec<_>) = plan.masked.iter().partition(|path| path.starts_with("/sys/"));
+    let mut empty = None;
+    special::hide(plan, &root, &others, &found, &devices, &mut empty)?;
+    if later {
+        show_network(&mut found)?;
+    }
+    special::hide(plan, &root, &of_sys, &found, &devices, &mut empty)?;
     sysctls(plan, found.proc.as_ref())?;
-    special::protect(plan, &root, (found.proc.as_ref(), found.sys.as_ref()), &devices)?;
+    special::lock(plan, &root, &found)?;
     if plan.read_only {
         sys::mount_setattr(root.as_fd(), sys::MOUNT_ATTR_RDONLY, 0, false)
             .or_exit(Exit::Enter, || "cannot make the root filesystem read-only")?;

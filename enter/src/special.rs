@@ -246,27 +246,32 @@ pub fn find_on(mount: &OwnedFd, path: &str) -> Option<OwnedFd> {
     rustix::fs::openat2(mount, path, flags, Mode::empty(), resolve).ok()
 }
 
-/// Hides and write-protects the paths that the plan names: those of the /proc and /sys that were mounted, and of a bundle
-/// others too, wherever they lie beneath the root. What is not there needs no protection.
-pub fn protect(
-    plan: &Plan,
-    root: &Root,
-    (proc, sys): (Option<&OwnedFd>, Option<&OwnedFd>),
-    devices: &Devices,
-) -> Result<()> {
-    let find = |path: &str| match (path.strip_prefix("/proc/"), path.strip_prefix("/sys/")) {
-        (Some(rest), _) if proc.is_some() => find_on(proc?, rest),
-        (_, Some(rest)) if sys.is_some() => find_on(sys?, rest),
+/// A path that the plan protects: of the /proc and /sys that were mounted, and of a bundle others too, wherever they lie
+/// beneath the root. What is not there needs no protection.
+fn protected(plan: &Plan, root: &Root, found: &Found, path: &str) -> Option<OwnedFd> {
+    match (path.strip_prefix("/proc/"), path.strip_prefix("/sys/"), &found.proc, &found.sys) {
+        (Some(rest), _, Some(proc), _) => find_on(proc, rest),
+        (_, Some(rest), _, Some(sys)) => find_on(sys, rest),
         _ if plan.special => None,
         _ => root.handle(Path::new(path), Link::Follow).ok(),
-    };
-    // One empty directory hides them all: a tmpfs of its own for each would cost more than everything else here.
-    let mut empty: Option<OwnedFd> = None;
-    for path in &plan.masked {
-        let Some(target) = find(path) else { continue };
+    }
+}
+
+/// Hides paths of the plan. One `empty` directory hides all directories: a tmpfs of its own for each would cost more than
+/// everything else here.
+pub fn hide(
+    plan: &Plan,
+    root: &Root,
+    paths: &[&String],
+    found: &Found,
+    devices: &Devices,
+    empty: &mut Option<OwnedFd>,
+) -> Result<()> {
+    for path in paths {
+        let Some(target) = protected(plan, root, found, path) else { continue };
         let mut hide = || -> io::Result<()> {
             if is_dir(&target)? {
-                if let Some(empty) = &empty {
+                if let Some(empty) = &*empty {
                     return attach(&clone_tree(empty, Path::new(""))?, &target);
                 }
                 return attach(empty.insert(new_tmpfs(0o755, Some(4096), READONLY)?), &target);
@@ -278,8 +283,13 @@ pub fn protect(
         };
         hide().or_exit(Exit::Enter, || format!("cannot hide {path}"))?;
     }
+    Ok(())
+}
+
+/// Makes the plan's read-only paths that.
+pub fn lock(plan: &Plan, root: &Root, found: &Found) -> Result<()> {
     for path in &plan.readonly {
-        let Some(target) = find(path) else { continue };
+        let Some(target) = protected(plan, root, found, path) else { continue };
         let lock = || -> io::Result<()> {
             let tree = clone_tree(&target, Path::new(""))?;
             restrict(&tree, Flags { readonly: true, noexec: true, devices: false })?;

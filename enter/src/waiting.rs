@@ -44,6 +44,11 @@ impl Waiting {
         }
     }
 
+    /// The id map is there: it may become its user.
+    pub fn identify(&self) {
+        self.line.send(&Message::Go);
+    }
+
     /// Whether it can be forked before the root is there: a process has the terminal that its session had at its fork.
     pub fn is_early(process: &Process) -> bool {
         !process.as_pid_1 && process.pty == [false; 3]
@@ -70,6 +75,9 @@ fn live(
     before(line)?;
     let own = rustix::process::getpid();
     rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
+    if attend::hear(line)?.is_none() {
+        return Ok(());
+    }
     let known = command::prepare(process, start.filters)?;
     attend::hide()?;
     let Some(go) = attend::hear(line)? else { return Ok(()) };
