@@ -76,6 +76,26 @@ fn the_program_itself_is_not_run_inside() {
     assert!(fs::read(&program).unwrap() == before, "the program has changed");
 }
 
+/// The same with the program's file in hand, as after a race that was won: it is busy for as long as anything lives inside.
+#[test]
+fn the_program_cannot_be_written_from_inside() {
+    let scratch = place();
+    fs::create_dir(scratch.join("host")).unwrap();
+    let program = scratch.join("host/d-enter");
+    fs::copy(bin("d-enter"), &program).unwrap();
+    let before = fs::read(&program).unwrap();
+    let write = "for i in 1 2 3; do echo x >>/host/d-enter; dd if=/dev/zero of=/host/d-enter conv=notrunc; done; \
+                 truncate -s 0 /host/d-enter; exec 3</host/d-enter; echo x >/proc/self/fd/3; echo over";
+    for map in MAPS {
+        let done =
+            scratch.run([program.as_os_str()]).args([map, "-v", "./host:/host", "rootfs", "sh", "-c", write]).ok();
+        done.prints("over").err_has("Text file busy");
+        assert!(fs::read(&program).unwrap() == before, "the program has changed");
+    }
+    // It is its user's own, and can be written when nothing runs.
+    fs::OpenOptions::new().append(true).open(&program).unwrap();
+}
+
 /// CVE-2024-21626: a descriptor of the caller's that stays open is a way out, by itself or as the working directory.
 #[test]
 fn no_descriptor_and_no_working_directory_leads_outside() {

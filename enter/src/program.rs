@@ -5,7 +5,8 @@
 //! inside could then make it setuid, or overwrite it, where its owner is the user who is root inside. Links like that, which
 //! the kernel follows past every root directory, are found only in /proc; so nothing is executed that lies behind one.
 //!
-//! A file that a process of another container on the same tree exchanges between this look and execve is not noticed.
+//! A file that a process of another container on the same tree exchanges between this look and execve is not noticed. Even
+//! then d-enter's own file cannot be written: it is busy (ETXTBSY) until the init and d-enter, which execute it, have ended.
 
 use std::ffi::{CStr, CString};
 use std::io;
