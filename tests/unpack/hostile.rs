@@ -144,6 +144,27 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn what_a_layer_made_is_known_however_much_it_is() {
+    // More names than are remembered in memory; hard links, which are quick to make.
+    const NAMES: usize = 600_000;
+    let scratch = Scratch::new();
+    let lower = tar([E::dir("d"), E::file("d/lower", "1"), E::dir("e"), E::file("e/lower", "2")]);
+    let link = |n: usize| E::hard_link(format!("{}/{n}", if n % 2 > 0 { "d" } else { "e" }), format!("f{}", n / 50_000));
+    let files = (0..NAMES.div_ceil(50_000)).map(|n| E::file(format!("f{n}"), ""));
+    let whiteouts = ["d/.wh..wh..opq", "e/.wh.0", "e/.wh.599998", "e/.wh.lower"].map(|name| E::file(name, ""));
+    let upper = tar(files.chain((0..NAMES).map(link)).chain(whiteouts));
+    let image = Image::new().layer(lower).layer_as(upper, Zstd);
+    let manifest = image.write(&scratch.join("image"));
+    scratch.run(["d-unpack", "-q"]).arg(manifest).arg("c").ok();
+    for (dir, names) in [("d", NAMES / 2), ("e", NAMES / 2)] {
+        let there = fs::read_dir(scratch.join("c/rootfs").join(dir)).unwrap();
+        let lower = scratch.join("c/rootfs").join(dir).join("lower").exists();
+        assert_eq!((there.count(), lower), (names, false), "{dir}");
+    }
+    scratch.run(["d-unpack", "--remove", "c"]).ok();
+}
+
+#[test]
 fn what_is_said_at_length_is_no_memory() {
     if !have("time") {
         return skip("no /usr/bin/time");

@@ -21,6 +21,7 @@ pub mod describe;
 pub mod entry;
 pub mod exclude;
 pub mod fill;
+pub mod fingerprints;
 pub mod identity;
 pub mod image;
 pub mod layer;

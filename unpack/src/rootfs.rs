@@ -39,6 +39,8 @@ pub struct Dir {
     pub is_setgid: Cell<bool>,
     /// Whether this handle's layer has made it, so that nothing in it is a lower layer's.
     pub is_new: Cell<bool>,
+    /// Whether this handle's layer remembers it.
+    pub is_touched: Cell<bool>,
     mtime: Cell<Timespec>,
     is_stale: Cell<bool>,
 }
@@ -51,6 +53,7 @@ impl Dir {
             inode: stat.st_ino,
             is_setgid: Cell::new(stat.st_mode & 0o2000 != 0),
             is_new: Cell::new(false),
+            is_touched: Cell::new(false),
             mtime: Cell::new(Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() }),
             is_stale: Cell::new(false),
         })

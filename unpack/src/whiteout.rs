@@ -2,18 +2,20 @@
 //! (image-spec layer.md, "Whiteouts").
 //!
 //! So each layer above the first remembers what it has touched: names by their directory's inode, and the directories on the
-//! way to them by their own inode, which no symlink can disguise. All that is in a directory of its own is its own; so memory
-//! grows only with the names that a layer adds to directories of lower ones.
+//! way to them by their own inode, which no symlink can disguise. All that is in a directory of its own is its own, so only the
+//! names that it adds to directories of lower ones need be remembered; memory is bounded whatever their number.
 
-use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use anyhow::Result;
+use d_common::exit::{Exit, OrExit};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
 use crate::entry::Place;
+use crate::fingerprints::Fingerprints;
 use crate::rootfs::{Dir, Found, Missing, Tree, failed};
+use crate::stream::nameless;
 
 /// How deep a whiteout walks through directories that its own layer merges with.
 const MAX_DEPTH: u32 = 2048;
@@ -26,13 +28,20 @@ const LIST: usize = 4 << 10;
 pub struct Touched {
     /// Off for the first layer, which has nothing beneath it.
     is_on: bool,
-    directories: HashSet<u64>,
-    /// Those of them that this layer has made. An inode that it has made is never again a lower layer's.
-    own: HashSet<u64>,
-    /// Hashes of (directory's inode, name) in all others: 8 bytes an entry.
-    names: HashSet<u64>,
+    seen: Fingerprints,
     /// Seeded by chance, so that nobody can make names that collide.
     hasher: RandomState,
+}
+
+/// What is remembered.
+#[derive(Hash)]
+enum Trace<'a> {
+    /// The directory with this inode is, or leads to, something of this layer's.
+    Way(u64),
+    /// This layer has made that directory. An inode that it has made is never again a lower layer's.
+    Own(u64),
+    /// This layer has made, or merged with, this name in that directory, which may be missing for one of its own.
+    Name(u64, &'a [u8]),
 }
 
 impl Touched {
@@ -47,8 +56,8 @@ impl Touched {
     /// Those of looking at the parents.
     pub fn add(&mut self, tree: &mut Tree, dir: &Dir, name: &[u8]) -> Result<()> {
         self.add_directory(tree, dir)?;
-        if self.is_on && !self.own.contains(&dir.inode) {
-            self.names.insert(self.hasher.hash_one((dir.inode, name)));
+        if self.is_on && !dir.is_new.get() && !self.seen.is_recent(self.fingerprint(&Trace::Own(dir.inode))) {
+            self.remember(tree, &Trace::Name(dir.inode, name))?;
         }
         Ok(())
     }
@@ -58,34 +67,44 @@ impl Touched {
     /// # Errors
     /// Those of looking at the parents.
     pub fn add_directory(&mut self, tree: &mut Tree, dir: &Dir) -> Result<()> {
-        if !self.is_on || !self.directories.insert(dir.inode) {
+        if !self.is_on || dir.is_touched.replace(true) {
             return Ok(());
         }
         if dir.is_new.get() {
-            self.own.insert(dir.inode);
+            self.remember(tree, &Trace::Own(dir.inode))?;
         }
         let root = tree.root_inode()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let up = |e| failed(e, "look at the parent of", b"a directory");
         let mut inode = dir.inode;
         let mut here = None;
-        while inode != root {
+        while self.remember(tree, &Trace::Way(inode))? && inode != root {
             let parent = match &here {
                 None => rustix::fs::openat(dir, "..", flags, Mode::empty()),
                 Some(fd) => rustix::fs::openat(fd, "..", flags, Mode::empty()),
             };
             let parent = parent.map_err(up)?;
             inode = rustix::fs::fstat(&parent).map_err(up)?.st_ino;
-            if !self.directories.insert(inode) {
-                break;
-            }
             here = Some(parent);
         }
         Ok(())
     }
 
-    fn has(&self, dir: &Dir, name: &[u8]) -> bool {
-        self.own.contains(&dir.inode) || self.names.contains(&self.hasher.hash_one((dir.inode, name)))
+    fn fingerprint(&self, trace: &Trace<'_>) -> u64 {
+        self.hasher.hash_one(trace)
+    }
+
+    /// False when it was known.
+    fn remember(&mut self, tree: &mut Tree, trace: &Trace<'_>) -> Result<bool> {
+        if self.seen.is_full() {
+            let root = tree.dir(b"", Missing::Leave)?.ok_or_else(|| failed(Errno::NOENT, "open", b""))?;
+            self.seen.spill(|| nameless(root.change()))?;
+        }
+        Ok(self.seen.insert(self.fingerprint(trace)))
+    }
+
+    fn is_remembered(&self, trace: &Trace<'_>) -> Result<bool> {
+        self.seen.contains(self.fingerprint(trace)).or_exit(Exit::Io, || "cannot read a temporary file")
     }
 
     /// Removes what lower layers have at `place`.
@@ -111,12 +130,12 @@ impl Touched {
     }
 
     fn remove_lower(&self, tree: &mut Tree, dir: &Found, name: &[u8], path: &[u8], depth: u32) -> Result<()> {
-        if self.has(dir, name) {
+        if self.is_remembered(&Trace::Own(dir.inode))? || self.is_remembered(&Trace::Name(dir.inode, name))? {
             return Ok(());
         }
         let Some(stat) = status(dir, name).map_err(|e| failed(e, "look at", path))? else { return Ok(()) };
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if is_directory && self.directories.contains(&stat.st_ino) {
+        if is_directory && self.is_remembered(&Trace::Way(stat.st_ino))? {
             let child = tree.child(dir, name, path)?;
             return self.remove_lower_content(tree, &child, path, depth + 1);
         }
@@ -128,7 +147,7 @@ impl Touched {
         if depth > MAX_DEPTH {
             return Err(failed(Errno::NAMETOOLONG, "walk through", path));
         }
-        if self.own.contains(&dir.inode) {
+        if self.is_remembered(&Trace::Own(dir.inode))? {
             return Ok(());
         }
         // One by one as they are read, since a directory may have millions; a fresh descriptor, to read from the start.
