@@ -6,6 +6,8 @@
 //! child would wait for in vain.
 #![allow(unsafe_code)]
 
+pub mod blocks;
+
 use std::ffi::{CStr, CString, OsString};
 use std::fs;
 use std::io;

@@ -8,8 +8,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use d_common::exit::exit_of;
 use d_common::report::{Level, Report};
+use d_common::sys::blocks::FileBacked;
 use d_unpack::args::{self, Args};
 use d_unpack::plan::Plan;
+
+/// Large windows of decoders lie in a file.
+#[global_allocator]
+static MEMORY: FileBacked = FileBacked;
 
 fn main() -> ExitCode {
     let mut report = Report::new("d-unpack", Level::Normal);

@@ -6,6 +6,7 @@ use d_common::digest::Digest;
 use d_common::exit::Exit;
 use d_common::fail;
 use d_common::report::Report;
+use d_common::sys::blocks;
 
 use crate::describe::{self, stamp};
 use crate::fill;
@@ -16,6 +17,7 @@ use crate::place::{Hidden, Place, State};
 use crate::plan::{Replace, Shape, Unpack};
 use crate::replace::Old;
 use crate::source;
+use crate::stream::nameless_in;
 
 /// Unpacks, and returns DIR and its stamp.
 ///
@@ -26,6 +28,9 @@ pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
     let place = Place::of(&plan.dir)?;
     let old = old(&place, plan)?;
     place.check_parent()?;
+    if let Ok(file) = nameless_in(&place.parent) {
+        blocks::keep_in(file);
+    }
     let identity = Identity::take(plan.map, report)?;
     place.clean(report);
     let opened = Opened::new(source, plan, &place.parent)?;
