@@ -114,8 +114,13 @@ const MOST: u64 = 62_500;
 /// The peak of d-unpack's memory in KiB, unpacking `image`.
 #[track_caller]
 fn peak(scratch: &Scratch, image: &Image) -> u64 {
+    peak_with(scratch, image, "-q")
+}
+
+#[track_caller]
+fn peak_with(scratch: &Scratch, image: &Image, option: &str) -> u64 {
     let manifest = image.write(&scratch.join("image"));
-    let run = scratch.run(["/usr/bin/time", "-f", "%M", "d-unpack", "-q"]).arg(manifest).arg("c");
+    let run = scratch.run(["/usr/bin/time", "-f", "%M", "d-unpack", "-q", option]).arg(manifest).arg("c");
     let done = run.ok();
     scratch.run(["d-unpack", "--remove", "c"]).ok();
     done.err().lines().last().unwrap().parse().unwrap()
@@ -151,6 +156,9 @@ fn memory_is_bounded() {
         let peak = peak(&scratch, &image);
         assert!(peak <= MOST, "{what}: {peak} KiB");
     }
+    let excluded = tar((0..130_000).map(|n| E::file(format!("a/file/of/some/{n}"), "")));
+    let peak = peak_with(&scratch, &of(vec![excluded], Gzip), "--exclude=a");
+    assert!(peak <= MOST, "--exclude: {peak} KiB");
 }
 
 /// Bytes that do not pack.

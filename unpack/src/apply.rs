@@ -170,7 +170,7 @@ impl<'a> Applier<'a> {
 
     fn exclude(&mut self, place: &Place, entry: &Entry, data: &mut dyn BufRead) -> Result<()> {
         match self.tree.dir(b"", Missing::Leave)? {
-            Some(root) => self.spared.keep(place.path(), entry, data, root.change()),
+            Some(root) => self.spared.keep(&place.path(), entry, data, root.change()),
             None => Err(failed(Errno::NOENT, "open", b"")),
         }
     }
@@ -252,7 +252,7 @@ impl<'a> Applier<'a> {
             self.notes.links_to_excluded += 1;
             return Ok(());
         };
-        if let Some((heir, inode)) = &kept.heir
+        if let Some((heir, inode)) = self.spared.heir(&kept)
             && let Some(place) = Place::of(heir)
             && let Some(there) = self.tree.dir(&place.dir, Missing::Leave)?
             && status(&there, &place.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.st_ino == *inode))
@@ -267,8 +267,8 @@ impl<'a> Applier<'a> {
         let mut data = kept.data()?;
         self.non_directory(dir, name, &file, &mut data)?;
         let made = status(dir, name).map_err(|e| failed(e, "look at", &entry.path))?;
-        if let (Some(kept), Some(made)) = (self.spared.get(target)?, made) {
-            kept.heir = Some((normal(&entry.path)?, made.st_ino));
+        if let Some(made) = made {
+            self.spared.set_heir(&kept, normal(&entry.path)?, made.st_ino);
         }
         Ok(())
     }

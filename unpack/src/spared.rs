@@ -1,11 +1,13 @@
 //! What `--exclude` leaves out and a hard link may still want: the link is another name of the file, which is not excluded.
 //!
-//! An archive says only with the link that a file has a second name, so the content of what is excluded is kept in a nameless
-//! file until the end. Nothing of it reaches the tree but through a link.
+//! An archive says only with the link that a file has a second name, so what is excluded is kept in a nameless file until the
+//! end: its entry as JSON, with the length in front, and its content behind that. Nothing of it reaches the tree but through a
+//! link.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufRead, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -20,26 +22,32 @@ use crate::stream::nameless;
 use crate::tar::{Entry, Kind};
 
 /// Files that are kept at most, for bounded memory; links to others are left out, with a warning.
-const MAX_FILES: usize = 1 << 18;
+const MAX_FILES: usize = (1 << 18) / 8 * 7;
+
+/// Links that became such a file and are remembered; a further link to one of the others becomes a copy.
+const MAX_HEIRS: usize = 1 << 15;
 
 /// Links to excluded links that are followed.
 const MAX_LINKS: u32 = 8;
 
-/// Excluded files by their path.
+/// Excluded files.
 #[derive(Default)]
 pub struct Spared {
     spool: Option<Arc<File>>,
     end: u64,
-    files: HashMap<Vec<u8>, Kept>,
+    /// Where each is in there, by the hash of its path.
+    files: HashMap<u64, u64>,
+    /// The path and inode of the link that a file became.
+    heirs: HashMap<u64, (Vec<u8>, u64)>,
+    hasher: RandomState,
 }
 
 /// An excluded file.
 pub struct Kept {
     /// Its entry.
     pub entry: Entry,
-    /// The path and inode of the link that it became.
-    pub heir: Option<(Vec<u8>, u64)>,
-    content: Option<(Arc<File>, u64, u64)>,
+    key: u64,
+    content: (Arc<File>, u64),
 }
 
 impl Kept {
@@ -47,11 +55,24 @@ impl Kept {
     ///
     /// # Errors
     /// fstat(2)'s.
-    pub fn data(&self) -> Result<Box<dyn BufRead>> {
-        Ok(match &self.content {
-            Some((file, offset, len)) => Box::new(FileInput::new(Arc::clone(file), *offset, Some(*len))?),
-            None => Box::new(io::empty()),
-        })
+    pub fn data(&self) -> Result<FileInput> {
+        let (file, offset) = &self.content;
+        FileInput::new(Arc::clone(file), *offset, Some(if self.entry.kind == Kind::File { self.entry.size } else { 0 }))
+    }
+}
+
+/// Writes behind what is kept.
+struct Behind<'a>(&'a File, &'a mut u64);
+
+impl Write for Behind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.0.write_at(bytes, *self.1)?;
+        *self.1 += len as u64;
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -60,47 +81,73 @@ impl Spared {
     ///
     /// # Errors
     /// [`Exit::Io`] when it cannot be written.
-    pub fn keep(&mut self, path: Vec<u8>, entry: &Entry, data: &mut dyn BufRead, dir: impl AsFd) -> Result<()> {
+    pub fn keep(&mut self, path: &[u8], entry: &Entry, data: &mut dyn BufRead, dir: impl AsFd) -> Result<()> {
         if entry.kind == Kind::Directory || self.files.len() >= MAX_FILES {
             return Ok(());
         }
-        let has_content = entry.kind == Kind::File && entry.size > 0;
-        let content = if has_content { Some(self.spool(data, dir)?) } else { None };
-        self.files.insert(path, Kept { entry: entry.clone(), heir: None, content });
-        Ok(())
-    }
-
-    /// Writes `data` behind what is kept: the file, the offset and the length.
-    fn spool(&mut self, data: &mut dyn BufRead, dir: impl AsFd) -> Result<(Arc<File>, u64, u64)> {
+        let key = self.hasher.hash_one(path);
+        self.heirs.remove(&key);
+        self.files.insert(key, self.end);
         let spool = match &self.spool {
             Some(spool) => spool,
             None => self.spool.insert(Arc::new(nameless(dir)?)),
         };
+        let cannot = || "cannot keep an excluded file";
+        // The length is written when it is known.
         let start = self.end;
-        loop {
+        self.end += size_of::<u64>() as u64;
+        let mut out = BufWriter::new(Behind(spool, &mut self.end));
+        serde_json::to_writer(&mut out, entry).map_err(io::Error::from).or_exit(Exit::Io, cannot)?;
+        out.flush().or_exit(Exit::Io, cannot)?;
+        drop(out);
+        let len = self.end - start - size_of::<u64>() as u64;
+        spool.write_all_at(&len.to_ne_bytes(), start).or_exit(Exit::Io, cannot)?;
+        let mut has_more = entry.kind == Kind::File;
+        while has_more {
             let bytes = data.fill_buf().map_err(reading)?;
-            if bytes.is_empty() {
-                return Ok((Arc::clone(spool), start, self.end - start));
-            }
-            spool.write_all_at(bytes, self.end).or_exit(Exit::Io, || "cannot keep an excluded file")?;
             let len = bytes.len();
-            self.end += len as u64;
+            Behind(spool, &mut self.end).write_all(bytes).or_exit(Exit::Io, cannot)?;
             data.consume(len);
+            has_more = len > 0;
         }
+        Ok(())
     }
 
     /// The excluded file at `path`; links among the excluded are followed.
     ///
     /// # Errors
     /// [`Exit::Data`] for a link's target that cannot be.
-    pub fn get(&mut self, path: &[u8]) -> Result<Option<&mut Kept>> {
+    pub fn get(&self, path: &[u8]) -> Result<Option<Kept>> {
         let mut path = path.to_vec();
-        for _ in 0..MAX_LINKS {
-            match self.files.get(&path) {
+        for _ in 0..=MAX_LINKS {
+            match self.read(&path).or_exit(Exit::Io, || "cannot read an excluded file again")? {
                 Some(kept) if kept.entry.kind == Kind::HardLink => path = normal(&kept.entry.link)?,
-                _ => break,
+                found => return Ok(found),
             }
         }
-        Ok(self.files.get_mut(&path).filter(|kept| kept.entry.kind != Kind::HardLink))
+        Ok(None)
+    }
+
+    fn read(&self, path: &[u8]) -> io::Result<Option<Kept>> {
+        let key = self.hasher.hash_one(path);
+        let (Some(start), Some(spool)) = (self.files.get(&key), &self.spool) else { return Ok(None) };
+        let mut len = [0; size_of::<u64>()];
+        spool.read_exact_at(&mut len, *start)?;
+        let (at, len) = (start + size_of::<u64>() as u64, u64::from_ne_bytes(len));
+        let mut text = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        spool.read_exact_at(&mut text, at)?;
+        Ok(Some(Kept { entry: serde_json::from_slice(&text)?, key, content: (Arc::clone(spool), at + len) }))
+    }
+
+    /// The path and inode of the link that a file became.
+    pub fn heir(&self, kept: &Kept) -> Option<&(Vec<u8>, u64)> {
+        self.heirs.get(&kept.key)
+    }
+
+    /// The link at `path`, with this inode, became that file.
+    pub fn set_heir(&mut self, kept: &Kept, path: Vec<u8>, inode: u64) {
+        if self.heirs.len() < MAX_HEIRS {
+            self.heirs.insert(kept.key, (path, inode));
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::mem;
 use anyhow::{Context, Result};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
+use serde::{Deserialize, Serialize};
 
 use crate::carried::reading;
 use header::{BLOCK, Header};
@@ -32,7 +33,7 @@ const MAX_EXTENSIONS: u32 = 16;
 const MAX_PADDING: u64 = 64 << 20;
 
 /// What an entry makes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -49,7 +50,7 @@ pub enum Kind {
 }
 
 /// An entry: what its headers say, overrides applied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Entry {
     /// The path as the archive writes it.
     pub path: Vec<u8>,
