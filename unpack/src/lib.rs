@@ -29,6 +29,7 @@ pub mod layers;
 pub mod metadata;
 pub mod notes;
 pub mod opened;
+pub mod packed;
 pub mod place;
 pub mod plan;
 pub mod progress;

@@ -1,13 +1,12 @@
 //! What `--exclude` leaves out and a hard link may still want: the link is another name of the file, which is not excluded.
 //!
 //! An archive says only with the link that a file has a second name, so what is excluded is kept in a nameless file until the
-//! end: its entry as JSON, with the length in front, and its content behind that. Nothing of it reaches the tree but through a
-//! link.
+//! end: the length of its entry, the entry, and its content. Nothing of it reaches the tree but through a link.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use d_common::exit::{Exit, OrExit};
 use crate::archive::FileInput;
 use crate::carried::reading;
 use crate::entry::normal;
+use crate::packed::{pack, unpack};
 use crate::stream::nameless;
 use crate::tar::{Entry, Kind};
 
@@ -93,20 +93,15 @@ impl Spared {
             None => self.spool.insert(Arc::new(nameless(dir)?)),
         };
         let cannot = || "cannot keep an excluded file";
-        // The length is written when it is known.
-        let start = self.end;
-        self.end += size_of::<u64>() as u64;
-        let mut out = BufWriter::new(Behind(spool, &mut self.end));
-        serde_json::to_writer(&mut out, entry).map_err(io::Error::from).or_exit(Exit::Io, cannot)?;
-        out.flush().or_exit(Exit::Io, cannot)?;
-        drop(out);
-        let len = self.end - start - size_of::<u64>() as u64;
-        spool.write_all_at(&len.to_ne_bytes(), start).or_exit(Exit::Io, cannot)?;
+        let packed = pack(entry);
+        let mut out = Behind(spool, &mut self.end);
+        out.write_all(&(packed.len() as u64).to_ne_bytes()).or_exit(Exit::Io, cannot)?;
+        out.write_all(&packed).or_exit(Exit::Io, cannot)?;
         let mut has_more = entry.kind == Kind::File;
         while has_more {
             let bytes = data.fill_buf().map_err(reading)?;
             let len = bytes.len();
-            Behind(spool, &mut self.end).write_all(bytes).or_exit(Exit::Io, cannot)?;
+            out.write_all(bytes).or_exit(Exit::Io, cannot)?;
             data.consume(len);
             has_more = len > 0;
         }
@@ -134,9 +129,10 @@ impl Spared {
         let mut len = [0; size_of::<u64>()];
         spool.read_exact_at(&mut len, *start)?;
         let (at, len) = (start + size_of::<u64>() as u64, u64::from_ne_bytes(len));
-        let mut text = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-        spool.read_exact_at(&mut text, at)?;
-        Ok(Some(Kept { entry: serde_json::from_slice(&text)?, key, content: (Arc::clone(spool), at + len) }))
+        let mut packed = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        spool.read_exact_at(&mut packed, at)?;
+        let entry = unpack(&packed).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Some(Kept { entry, key, content: (Arc::clone(spool), at + len) }))
     }
 
     /// The path and inode of the link that a file became.

@@ -14,7 +14,6 @@ use std::mem;
 use anyhow::{Context, Result};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
-use serde::{Deserialize, Serialize};
 
 use crate::carried::reading;
 use header::{BLOCK, Header};
@@ -33,7 +32,7 @@ const MAX_EXTENSIONS: u32 = 16;
 const MAX_PADDING: u64 = 64 << 20;
 
 /// What an entry makes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -50,7 +49,7 @@ pub enum Kind {
 }
 
 /// An entry: what its headers say, overrides applied.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The path as the archive writes it.
     pub path: Vec<u8>,

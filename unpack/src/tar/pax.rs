@@ -8,10 +8,9 @@ use std::str;
 use anyhow::Result;
 use d_common::exit::Exit;
 use d_common::fail;
-use serde::{Deserialize, Serialize};
 
 /// A time: seconds since 1970, which may be negative, and nanoseconds forward from there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize, Serialize, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Time {
     /// Whole seconds, rounded down.
     pub seconds: i64,

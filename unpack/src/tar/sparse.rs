@@ -7,7 +7,6 @@ use std::io::BufRead;
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
-use serde::{Deserialize, Serialize};
 
 use super::header::BLOCK;
 
@@ -15,7 +14,7 @@ use super::header::BLOCK;
 pub const MAX_EXTENTS: usize = 1 << 20;
 
 /// Where a sparse file has data, and how long it is.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sparse {
     /// Offset and length of each part, in ascending order without overlap.
     pub extents: Vec<(u64, u64)>,
