@@ -5,7 +5,7 @@
 use std::io::{self, BufRead, Read};
 use std::mem;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
@@ -40,31 +40,89 @@ pub fn pair(buffers: usize) -> (Filler, Ahead) {
     (filler, Ahead { filled: to_read, used, current: Vec::new(), position: 0 })
 }
 
+/// What became of what was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// There may be more.
+    Some,
+    /// That was all.
+    All,
+    /// The consumer is gone.
+    Nothing,
+}
+
 impl Filler {
-    /// Sends all that `input` has, and shows each piece to `seen` on the way. False when the consumer is gone.
+    /// Sends all that `input` has. False when the consumer is gone.
     ///
     /// # Errors
     /// The input's.
-    pub fn send_all(&mut self, input: &mut dyn Read, mut seen: impl FnMut(&[u8])) -> io::Result<bool> {
-        loop {
-            let Some(mut buffer) = self.buffer() else { return Ok(false) };
+    pub fn send_all(&mut self, input: &mut dyn Read) -> io::Result<bool> {
+        Ok(self.send(input, usize::MAX, |_| {})? == Sent::All)
+    }
+
+    /// Sends as many as `pieces` pieces of what `input` has, and shows each to `seen` on the way.
+    ///
+    /// # Errors
+    /// The input's.
+    pub fn send(&mut self, input: &mut dyn Read, pieces: usize, mut seen: impl FnMut(&[u8])) -> io::Result<Sent> {
+        for _ in 0..pieces {
+            let Some(mut buffer) = self.buffer() else { return Ok(Sent::Nothing) };
             let len = fill(input, &mut buffer)?;
             if len == 0 {
-                return Ok(true);
+                return Ok(Sent::All);
             }
             buffer.truncate(len);
             seen(&buffer);
             if self.filled.send(Ok(buffer)).is_err() {
-                return Ok(false);
+                return Ok(Sent::Nothing);
             }
         }
+        Ok(Sent::Some)
     }
 
-    /// Gives the consumer an error in place of the end.
+    /// Puts a thread between this and the consumer, to which each piece is shown as by [`Filler::send`]. It ends with the
+    /// filler that this gives.
+    ///
+    /// # Errors
+    /// [`Exit::Unavailable`] when no thread can be made.
+    pub fn through<S: Send + 'static>(
+        self,
+        mut state: S,
+        seen: impl Fn(&mut S, &[u8]) + Send + 'static,
+    ) -> Result<(Self, JoinHandle<S>)> {
+        let (filled, to_see) = sync_channel::<Result<Vec<u8>>>(self.to_make.max(1));
+        let onward = self.filled;
+        let thread = make("see", move || {
+            for piece in to_see {
+                if let Ok(bytes) = &piece {
+                    seen(&mut state, bytes);
+                }
+                if onward.send(piece).is_err() {
+                    break;
+                }
+            }
+            state
+        })?;
+        Ok((Self { filled, used: self.used, to_make: self.to_make }, thread))
+    }
+
+    /// Another way to [`Failure::fail`].
+    pub fn failure(&self) -> Failure {
+        Failure(self.filled.clone())
+    }
+}
+
+/// Gives the consumer an error in place of the end.
+pub struct Failure(SyncSender<Result<Vec<u8>>>);
+
+impl Failure {
+    /// Gives it.
     pub fn fail(&self, error: anyhow::Error) {
-        let _ = self.filled.send(Err(error));
+        let _ = self.0.send(Err(error));
     }
+}
 
+impl Filler {
     /// A buffer that the consumer is done with, or a new one while there are not enough.
     fn buffer(&mut self) -> Option<Vec<u8>> {
         let mut buffer = match self.used.try_recv() {
@@ -131,8 +189,8 @@ impl Read for Ahead {
 pub fn spawn(mut input: impl Read + Send + 'static, buffers: usize) -> Result<Ahead> {
     let (mut filler, ahead) = pair(buffers);
     start("read ahead", move || {
-        if let Err(error) = filler.send_all(&mut input, |_| {}) {
-            filler.fail(reading(error));
+        if let Err(error) = filler.send_all(&mut input) {
+            filler.failure().fail(reading(error));
         }
     })?;
     Ok(ahead)
@@ -143,8 +201,12 @@ pub fn spawn(mut input: impl Read + Send + 'static, buffers: usize) -> Result<Ah
 /// # Errors
 /// [`Exit::Unavailable`] when no thread can be made.
 pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    make(name, body).map(drop)
+}
+
+fn make<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
     let made = thread::Builder::new().name(name.to_owned()).spawn(body);
-    made.map(drop).or_exit(Exit::Unavailable, || "cannot start a thread")
+    made.or_exit(Exit::Unavailable, || "cannot start a thread")
 }
 
 #[cfg(test)]
@@ -159,8 +221,8 @@ mod tests {
         spawn(io::Cursor::new(bytes.clone()), 2).unwrap().read_to_end(&mut out).unwrap();
         assert!(out == bytes);
         let (mut filler, mut ahead) = pair(2);
-        filler.send_all(&mut &b"ab"[..], |_| {}).unwrap();
-        filler.fail(failure(Exit::Data, "torn"));
+        filler.send_all(&mut &b"ab"[..]).unwrap();
+        filler.failure().fail(failure(Exit::Data, "torn"));
         drop(filler);
         let mut byte = [0; 2];
         ahead.read_exact(&mut byte).unwrap();
@@ -171,6 +233,25 @@ mod tests {
     fn a_gone_consumer_stops_the_producer() {
         let (mut filler, ahead) = pair(1);
         drop(ahead);
-        assert!(!filler.send_all(&mut io::repeat(0), |_| {}).unwrap());
+        assert!(!filler.send_all(&mut io::repeat(0)).unwrap());
+        // Also through another thread.
+        let (filler, ahead) = pair(1);
+        let (mut filler, thread) = filler.through((), |(), _| {}).unwrap();
+        drop(ahead);
+        assert!(!filler.send_all(&mut io::repeat(0)).unwrap());
+        drop(filler);
+        assert!(thread.join().is_ok());
+    }
+
+    #[test]
+    fn what_goes_through_another_thread_is_seen_there_and_arrives() {
+        let bytes: Vec<u8> = (0..9 * BUFFER + 7).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let (filler, mut ahead) = pair(3);
+        let (mut filler, thread) = filler.through(Vec::new(), |all: &mut Vec<u8>, piece| all.extend(piece)).unwrap();
+        let input = bytes.clone();
+        start("test", move || assert!(filler.send_all(&mut &input[..]).unwrap())).unwrap();
+        let mut out = Vec::new();
+        ahead.read_to_end(&mut out).unwrap();
+        assert!(out == bytes && thread.join().unwrap() == bytes);
     }
 }

@@ -14,12 +14,15 @@ use d_common::digest::{Algorithm, Digest, Hasher};
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::fail;
 
-use crate::ahead::{self, Ahead, Filler};
+use crate::ahead::{self, Ahead, Filler, Sent};
 use crate::carried::reading;
 use crate::compression::{self, Compression, unpacked};
 
 /// Buffers of [`ahead::BUFFER`] bytes that one layer is read ahead by.
 pub const BUFFERS: usize = 24;
+
+/// A layer of so many buffers is hashed by the thread that inflates it.
+const SHORT: usize = 4;
 
 /// How much of a blob is read(2) at once.
 const READ: usize = 128 << 10;
@@ -131,23 +134,20 @@ impl Layer {
 }
 
 /// Sends what `input` unpacks to, then checks the promise.
-pub fn feed(mut filler: Filler, input: impl Read + Send, promise: &Promise) {
-    if let Err(error) = try_feed(&mut filler, input, promise) {
-        filler.fail(error);
+pub fn feed(filler: Filler, input: impl Read + Send, promise: &Promise) {
+    let failure = filler.failure();
+    if let Err(error) = try_feed(filler, input, promise) {
+        failure.fail(error);
     }
 }
 
-fn try_feed(filler: &mut Filler, input: impl Read + Send, promise: &Promise) -> Result<()> {
+fn try_feed(filler: Filler, input: impl Read + Send, promise: &Promise) -> Result<()> {
     let mut raw = BufReader::with_capacity(READ, Counted::new(input, promise));
     let (compression, mut plain) = unpacked(&mut raw)?;
     // The blob of a plain layer is its tar archive: one hash is both.
     let is_same = compression == Compression::Plain && promise.diff_id == promise.blob && promise.blob.is_some();
-    let mut hasher = promise.diff_id.as_ref().filter(|_| !is_same).map(|d| Hasher::new(d.algorithm()));
-    let sent = filler.send_all(&mut plain, |bytes| {
-        if let Some(hasher) = &mut hasher {
-            hasher.update(bytes);
-        }
-    });
+    let hasher = promise.diff_id.as_ref().filter(|_| !is_same).map(|d| Hasher::new(d.algorithm()));
+    let (sent, hasher) = send(filler, &mut plain, hasher)?;
     if !sent.map_err(reading).with_context(|| format!("cannot unpack {compression}"))? {
         return Ok(());
     }
@@ -165,6 +165,27 @@ fn try_feed(filler: &mut Filler, input: impl Read + Send, promise: &Promise) -> 
     }
     check("the blob's digest", promise.blob.as_ref(), counted.hasher)?;
     check("the diff_id", promise.diff_id.as_ref().filter(|_| !is_same), hasher)
+}
+
+/// Sends all, and hashes it on the way: a short layer in this thread, a longer one beside it. Whether all was sent, and what it
+/// hashes to.
+fn send(
+    mut filler: Filler,
+    plain: &mut dyn Read,
+    hasher: Option<Hasher>,
+) -> Result<(io::Result<bool>, Option<Hasher>)> {
+    let Some(mut hasher) = hasher else { return Ok((filler.send_all(plain), None)) };
+    match filler.send(plain, SHORT, |bytes| hasher.update(bytes)) {
+        Ok(Sent::Some) => {}
+        done => return Ok((done.map(|sent| sent == Sent::All), Some(hasher))),
+    }
+    let (mut filler, thread) = filler.through(hasher, |hasher, bytes| hasher.update(bytes))?;
+    let sent = filler.send_all(plain);
+    drop(filler);
+    match thread.join() {
+        Ok(hasher) => Ok((sent, Some(hasher))),
+        Err(_) => fail!(Exit::Unavailable, "the thread that hashes has died"),
+    }
 }
 
 fn check(what: &str, promised: Option<&Digest>, hasher: Option<Hasher>) -> Result<()> {
