@@ -329,7 +329,7 @@ impl Loop<'_, '_> {
             // Ctrl-Z went to the container's terminal, so the rest of the job (a pager, say) has not heard of it.
             let _ = rustix::process::kill_current_process_group(Signal::TSTP);
         }
-        sys::send_signal(rustix::process::getpid().as_raw_nonzero().get(), Signal::STOP.as_raw(), false);
+        terminal::stop();
         // Here again after SIGCONT, which is also in the signalfd.
     }
 

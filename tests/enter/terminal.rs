@@ -160,6 +160,9 @@ fn ctrl_c_and_ctrl_z_of_a_plain_command() {
     std::thread::sleep(Duration::from_millis(700));
     screen.key("C-z");
     screen.see("[1]+  Stopped");
+    // As a command that is stopped by SIGTSTP.
+    screen.line("echo code-$?");
+    screen.see("code-148");
     screen.line("stty -g >stopped; cmp before stopped && echo equal-stopped");
     screen.see("equal-stopped");
     screen.line("fg");
@@ -178,6 +181,8 @@ fn ctrl_z_without_a_pty_stops_the_job() {
     std::thread::sleep(Duration::from_millis(700));
     screen.key("C-z");
     screen.see("[1]+  Stopped");
+    screen.line("echo code-$?");
+    screen.see("code-148");
     screen.line("fg");
     std::thread::sleep(Duration::from_millis(500));
     screen.key("C-c");
