@@ -1,8 +1,9 @@
 //! d-enter: a command in a rootless container made of a plain directory.
 //!
 //! The order of the dance is the program (d-enter(1), "HOW IT WORKS"): [`plan`] decides everything; [`launch`] clones, writes
-//! the id map and calls d-netup; in the child [`root`] mounts and pivots, [`command`] gives up privileges and executes, and
-//! [`init`] stays as PID 1, while [`supervise`] carries terminal and signals outside.
+//! the id map and calls d-netup; in the child [`root`] mounts and pivots and [`init`] stays as PID 1; beside it a process that
+//! is [`waiting`] gets ready, gives up privileges and executes the [`command`]; [`supervise`] carries terminal and signals
+//! outside.
 //!
 //! Rust programs use [`Sandbox`].
 #![forbid(unsafe_code)]
