@@ -19,7 +19,7 @@ use crate::waiting::Waiting;
 /// When it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// With the others: d-netup connects it, or somebody is told its number. Or there is none.
+    /// With the others, since it is needed at once, or nothing else can be relied on. Or there is none.
     Born,
     /// By the command's process, while the init waits for newuidmap and mounts.
     Beside,
@@ -28,10 +28,11 @@ pub enum When {
 }
 
 impl When {
-    /// Decides; a `watched` container's namespaces are told before it may go.
+    /// Decides; a `watched` container's namespaces are told before it may go, and in an outer container a filter may forbid
+    /// setns(2).
     pub fn of(plan: &Plan, watched: bool) -> Self {
         match &plan.net {
-            Net::None if watched => Self::Born,
+            Net::None if watched || plan.nested => Self::Born,
             Net::None if Waiting::is_early(&plan.process) => Self::Beside,
             Net::None => Self::Waiting,
             _ => Self::Born,
