@@ -21,6 +21,8 @@ import bench_images
 BIN = os.environ["D_BIN"]
 BENCH = os.environ["D_BENCH"]
 IMAGES = f"{BENCH}/images"
+# Between two runs, in seconds.
+SETTLE = 0.01
 ENV = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": os.environ["HOME"], "LANG": "C.UTF-8"}
 
 
@@ -200,6 +202,8 @@ def measure(case, runs):
         # Interleaved, and in turning order, so that a slow minute of the machine or a warm cache favours nobody.
         turn = run % len(working) if working else 0
         for who in working[turn:] + working[:turn]:
+            # What the kernel still has to take down of one is not the next one's time: bwrap does not wait for that.
+            time.sleep(SETTLE)
             took = once(commands[who], case.where, f"{run}-{os.getpid()}", printed=case.printed)
             if took is not None:
                 times[who].append(took)
