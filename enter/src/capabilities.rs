@@ -167,6 +167,12 @@ fn one(number: u32) -> CapabilitySet {
     CapabilitySet::from_bits_retain(1 << number)
 }
 
+/// Whether a process with these may enter any directory and own its streams, as it could before it had only them.
+pub fn suffice(held: &Capabilities) -> bool {
+    const CHOWN_AND_DAC_OVERRIDE: u64 = 0b11;
+    held.effective & CHOWN_AND_DAC_OVERRIDE == CHOWN_AND_DAC_OVERRIDE
+}
+
 /// Takes all but `keep` out of the bounding set, and tells which capabilities this kernel knows. This needs CAP_SETPCAP, so it
 /// comes before [`set`].
 ///
