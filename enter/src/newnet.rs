@@ -45,13 +45,17 @@ impl When {
 /// # Errors
 /// [`Exit::Enter`] with the kernel's reason.
 pub fn make() -> Result<()> {
+    unshare()?;
+    loopback()
+}
+
+fn unshare() -> Result<()> {
     let explain = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC) => anyhow::Error::msg("ENOSPC: their limit is reached (sysctl user.max_net_namespaces)"),
         _ => userns::explain(error),
     };
     let made = sys::unshare(sys::CLONE_NEWNET).map_err(explain);
-    made.or_exit(Exit::Enter, || "cannot make a network namespace")?;
-    loopback()
+    made.or_exit(Exit::Enter, || "cannot make a network namespace")
 }
 
 /// Brings `lo` up.
@@ -62,15 +66,15 @@ pub fn loopback() -> Result<()> {
     sys::loopback_up().or_exit(Exit::Enter, || "cannot bring up lo")
 }
 
-/// Makes it in the command's process and hands it to the init, at the other end of `line`.
+/// Makes it in the command's process and hands it to the init, at the other end of `line`; `lo` is up a moment later.
 ///
 /// # Errors
 /// Those of [`make`].
 pub fn make_for(line: &Channel) -> Result<()> {
-    make()?;
+    unshare()?;
     let own = File::open("/proc/thread-self/ns/net").or_exit(Exit::Enter, || "cannot open the network namespace")?;
     line.send_with(&Message::Network, Some(own.as_fd()));
-    Ok(())
+    loopback()
 }
 
 /// Moves the init into what the command's process has made.

@@ -30,6 +30,9 @@ use crate::plan::{Plan, Sysctl};
 use crate::special::{self, Devices, Found};
 use crate::volume::Mount;
 
+/// Where sysctls are, some of them the network namespace's.
+const SYSCTLS: &str = "/proc/sys";
+
 /// What is taken from the outside while the caller's ids count.
 pub struct Sources {
     /// DIR itself, from below whatever is mounted on it later.
@@ -154,13 +157,16 @@ pub fn build(
 
     let (of_sys, others): (Vec<_>, Vec<_>) = plan.masked.iter().partition(|path| path.starts_with("/sys/"));
     let mut empty = None;
+    let no_matter = |path: &&String| path.starts_with("/proc/") && !path.starts_with(SYSCTLS);
+    let (locked, locked_last): (Vec<_>, Vec<_>) = plan.readonly.iter().partition(no_matter);
     special::hide(plan, &root, &others, &found, &devices, &mut empty)?;
+    special::lock(plan, &root, &locked, &found)?;
     if later {
         show_network(&mut found)?;
     }
     special::hide(plan, &root, &of_sys, &found, &devices, &mut empty)?;
     sysctls(plan, found.proc.as_ref())?;
-    special::lock(plan, &root, &found)?;
+    special::lock(plan, &root, &locked_last, &found)?;
     if plan.read_only {
         sys::mount_setattr(root.as_fd(), sys::MOUNT_ATTR_RDONLY, 0, false)
             .or_exit(Exit::Enter, || "cannot make the root filesystem read-only")?;

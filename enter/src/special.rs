@@ -286,9 +286,9 @@ pub fn hide(
     Ok(())
 }
 
-/// Makes the plan's read-only paths that.
-pub fn lock(plan: &Plan, root: &Root, found: &Found) -> Result<()> {
-    for path in &plan.readonly {
+/// Makes paths of the plan read-only.
+pub fn lock(plan: &Plan, root: &Root, paths: &[&String], found: &Found) -> Result<()> {
+    for path in paths {
         let Some(target) = protected(plan, root, found, path) else { continue };
         let lock = || -> io::Result<()> {
             let tree = clone_tree(&target, Path::new(""))?;
