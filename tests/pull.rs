@@ -18,19 +18,7 @@ mod transport;
 use std::path::PathBuf;
 
 use d_common::digest::Digest;
-use d_tests::image::Image;
-
-/// Bytes that look random and are always the same.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(len).collect()
-}
+use d_tests::image::{Image, noise};
 
 /// An image with one layer of noise for each length; d-pull does not look into layers.
 fn image(layers: &[usize]) -> Image {

@@ -171,3 +171,15 @@ fn filter(argv: &[&str], bytes: &[u8]) -> Vec<u8> {
     assert!(output.status.success(), "{argv:?}: {}", output.status);
     output.stdout
 }
+
+/// Bytes that look random, do not pack, and are always the same.
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}

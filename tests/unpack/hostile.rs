@@ -4,7 +4,7 @@
 use std::fs;
 
 use d_tests::image::Compression::{Gzip, Xz, Zstd, ZstdLong};
-use d_tests::image::Image;
+use d_tests::image::{Image, noise};
 use d_tests::tar::{Entry as E, tar};
 use d_tests::{Scratch, have, skip};
 
@@ -137,7 +137,7 @@ fn memory_is_bounded() {
     let big = || tar([E::file("big", vec![7; 132 << 20])]);
     // The second half is pieces from all over a large window.
     let far = |mib: usize| {
-        let first = noise(mib << 20);
+        let first = noise(mib << 20, 1);
         let pieces: Vec<&[u8]> = first.chunks(3000).collect();
         let again: Vec<u8> = (0..pieces.len()).flat_map(|n| pieces[n * 7919 % pieces.len()]).copied().collect();
         tar([E::file("first", &first), E::file("again", again)])
@@ -159,18 +159,6 @@ fn memory_is_bounded() {
     let excluded = tar((0..130_000).map(|n| E::file(format!("a/file/of/some/{n}"), "")));
     let peak = peak_with(&scratch, &of(vec![excluded], Gzip), "--exclude=a");
     assert!(peak <= MOST, "--exclude: {peak} KiB");
-}
-
-/// Bytes that do not pack.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(len).collect()
 }
 
 #[test]
