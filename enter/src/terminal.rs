@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use d_common::sys::{self, SignalSet};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, getpgid, getpgrp, getpid, getppid, getsid};
+use rustix::process::{Signal, getpid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{
     LocalModes, OptionalActions, OutputModes, Termios, Winsize, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
@@ -91,19 +91,20 @@ impl Job {
     }
 }
 
-/// Stops this process by the signal of Ctrl-Z, which a shell tells of ($? is 148). Where no shell watches over this job the kernel
-/// ignores that one (setpgid(2), "orphaned process group"), so it is SIGSTOP there. Returns after SIGCONT; all signals are
-/// blocked then, as before.
+/// Stops this process by the signal of Ctrl-Z, which a shell tells of ($? is 148); by SIGSTOP where that one has no effect: the
+/// caller ignores it, or no shell watches over this job (setpgid(2), "orphaned process group"). Returns after SIGCONT; all signals
+/// are blocked then, as before.
 pub fn stop() {
-    let is_shell = |parent| {
-        getsid(Some(parent)).ok() == getsid(None).ok() && getpgid(Some(parent)).is_ok_and(|group| group != getpgrp())
-    };
-    let signal = if getppid().is_some_and(is_shell) { Signal::TSTP } else { Signal::STOP };
-    sys::send_signal(getpid().as_raw_nonzero().get(), signal.as_raw(), false);
-    // Until it is let through it waits, like all others.
-    let others = (1..=64).filter(|number| *number != Signal::TSTP.as_raw());
-    let _ = others.fold(SignalSet::empty(), SignalSet::with).block();
-    let _ = SignalSet::all().block();
+    for signal in [Signal::TSTP, Signal::STOP] {
+        // A stop signal takes back every SIGCONT that is pending, so one that is pending afterwards has ended this stop.
+        sys::send_signal(getpid().as_raw_nonzero().get(), signal.as_raw(), false);
+        // Until it is let through it waits, like all others.
+        let _ = SignalSet::all().without(Signal::TSTP.as_raw()).block();
+        let _ = SignalSet::all().block();
+        if SignalSet::pending().is_ok_and(|pending| pending.has(Signal::CONT.as_raw())) {
+            break;
+        }
+    }
 }
 
 /// Copies the size of the terminal `from` to the terminal `to`, whose foreground job gets SIGWINCH by that.

@@ -85,17 +85,22 @@ fn the_command_may_be_pid_1() {
 
 #[test]
 fn a_stop_inside_is_a_stop_outside() {
+    let state = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|s| s.chars().next())
+    };
     under_both_maps(|place| {
-        let mut running = place.sh("", "echo up; kill -STOP $$; echo on; exit 6").spawn();
-        running.wait_out("up");
-        let state = |pid: u32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit(") ").next().and_then(|s| s.chars().next())
-        };
-        assert!(eventually(SOON, || state(running.pid()) == Some('T')), "d-enter stops too");
-        running.signal(Signal::CONT);
-        let done = running.wait(SOON);
-        done.expect(done.code() == 6 && done.out().contains("on"), "it goes on");
+        // A caller may ignore the signal of Ctrl-Z.
+        for first in ["", "trap '' TSTP;"] {
+            let inside = "echo up; kill -STOP $$; echo on; exit 6";
+            let outside = format!("{first} exec d-enter --map $MAP box sh -c '{inside}'");
+            let mut running = place.outside(&outside).spawn();
+            running.wait_out("up");
+            assert!(eventually(SOON, || state(running.pid()) == Some('T')), "d-enter stops too");
+            running.signal(Signal::CONT);
+            let done = running.wait(SOON);
+            done.expect(done.code() == 6 && done.out().contains("on"), "it goes on");
+        }
     });
 }
 
