@@ -16,7 +16,7 @@ use rustix::net::{
 /// What the two sides tell each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// To the child: go on. The map is written and the network is up; the record for --join is there; the cgroup is counted.
+    /// To the child: go on. The map is written and the network is up; [`Message::Record`] is done; the cgroup is counted.
     /// From the init to the command's process: the root is built; the container's terminal comes along.
     Go,
     /// To the child: deliver a signal, to the command's process group or to the command alone.
@@ -28,6 +28,8 @@ pub enum Message {
     },
     /// To the child: the command is the foreground job of its terminal, from now on.
     Foreground,
+    /// From the child: the record for --join must be there before the command is. This is a good moment to write it.
+    Record,
     /// From the child: something the user should know.
     Warning(String),
     /// From the child: it failed, with an exit code.
@@ -58,6 +60,7 @@ impl Message {
             Self::Go => b"g".to_vec(),
             Self::Signal { signal, group } => [b"s", &signal.to_ne_bytes()[..], &[u8::from(*group)]].concat(),
             Self::Foreground => b"F".to_vec(),
+            Self::Record => b"r".to_vec(),
             Self::Warning(warning) => text(b"w", warning),
             Self::Failed(code, reason) => text(&[b'f', *code], reason),
             Self::Terminal => b"t".to_vec(),
@@ -78,6 +81,7 @@ impl Message {
             b'g' => Self::Go,
             b's' => Self::Signal { signal: number(rest)?, group: *rest.get(4)? != 0 },
             b'F' => Self::Foreground,
+            b'r' => Self::Record,
             b'w' => Self::Warning(text(rest)),
             b'f' => Self::Failed(*rest.first()?, text(rest.get(1..)?)),
             b't' => Self::Terminal,

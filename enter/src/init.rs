@@ -60,9 +60,15 @@ fn live(plan: &Plan, network: When, start: &Start<'_>) -> Result<u8> {
     } else {
         die_with_parent(channel)?;
     }
-    let join = || match &command {
-        Some(command) if network == When::Beside => newnet::join(&command.line),
-        _ => Ok(()),
+    let beside = command.as_ref().filter(|_| network == When::Beside);
+    if beside.is_none() {
+        channel.send(&Message::Record);
+    }
+    let join = || {
+        let Some(command) = beside else { return Ok(()) };
+        // d-enter has this processor while we wait.
+        channel.send(&Message::Record);
+        newnet::join(&command.line)
     };
     let built = root::build(plan, sources, channel, join, |dev| open_terminal(plan, start, dev))?;
     let terminal = built.terminal.as_ref();

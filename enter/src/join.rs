@@ -76,7 +76,7 @@ pub fn run(operand: &OsStr, args: &Args, descriptors: Descriptors, report: Repor
         attend::end(&start.channel, result)
     })?;
     if let Err(error) = cgroup::join(child.pid, target.pid) {
-        let _ = supervise::abandon(child.pid);
+        let _ = launch::abandon(child.pid);
         return Err(error);
     }
     child.channel.send(&Message::Go);

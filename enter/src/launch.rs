@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use d_common::container::{self, Sharing};
@@ -13,7 +13,7 @@ use d_common::report::Report;
 use d_common::runtime::runtime_dir;
 use d_common::sys::{self, Fork, SignalSet};
 use d_common::userns;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::args::Args;
 use crate::cgroup::Cgroup;
@@ -27,7 +27,7 @@ use crate::network::Net;
 use crate::newnet::When;
 use crate::plan::Plan;
 use crate::process::Process;
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::scratch::Scratch;
 use crate::status::Status;
 use crate::supervise::{self, Container};
@@ -103,7 +103,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     let (mut status, netup, cgroup) = match prepare(plan, pid, descriptors) {
         Ok(prepared) => prepared,
         Err(error) => {
-            let _ = supervise::abandon(pid);
+            let _ = abandon(pid);
             return Err(error);
         }
     };
@@ -116,22 +116,7 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
         status.ports(&netup.forwards);
     }
     report.debug("ids are mapped and the network is there: the init builds the root");
-    // Later it is not dumpable, and nobody can look.
-    let user_namespace = record::user_namespace(pid);
-    channel.send(&Message::Go);
-    // Written while the init builds the root. It waits for that before it starts the command.
-    let record = |dir: &Path| Record::write(dir, pid, user_namespace?, filters);
-    let record = records.and_then(|dir| match record(&dir) {
-        Ok(record) => Some(record),
-        Err(error) => {
-            report.info(format!(
-                "no record in {} for --join: {}",
-                dir.display(),
-                d_common::report::chain(&error.into())
-            ));
-            None
-        }
-    });
+    let record = records.map(|dir| Record::new(dir, pid, filters));
     channel.send(&Message::Go);
     let process = &plan.process;
     let overlay = plan.ephemeral.as_ref().map(|_| Server::new(plan));
@@ -201,6 +186,16 @@ pub fn spawn(namespaces: i32, live: impl FnOnce(Channel, Option<Look>) -> u8) ->
         }
         Fork::Parent { pid, pidfd } => Ok(Child { pid, pidfd, channel, signals }),
     }
+}
+
+/// The end of a child that is not followed further.
+///
+/// # Errors
+/// waitpid(2)'s.
+pub fn abandon(pid: Pid) -> io::Result<()> {
+    let _ = rustix::process::kill_process(pid, Signal::KILL);
+    rustix::process::waitpid(Some(pid), WaitOptions::empty())?;
+    Ok(())
 }
 
 /// Whether a `--publish` leaves the port on the host open: `80`, `:80`, `IP::80`.

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::{sys, userns};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -28,16 +29,20 @@ pub enum When {
 }
 
 impl When {
-    /// Decides; a `watched` container's namespaces are told before it may go, and in an outer container a filter may forbid
-    /// setns(2).
+    /// Decides; a `watched` container's namespaces are told before it may go.
     pub fn of(plan: &Plan, watched: bool) -> Self {
         match &plan.net {
-            Net::None if watched || plan.nested => Self::Born,
+            Net::None if watched || !can_be_joined() => Self::Born,
             Net::None if Waiting::is_early(&plan.process) => Self::Beside,
             Net::None => Self::Waiting,
             _ => Self::Born,
         }
     }
+}
+
+/// Whether setns(2) is there: the filter of an outer container may forbid it. Asked with no descriptor, the kernel itself says that.
+fn can_be_joined() -> bool {
+    move_into_link_name_space(CWD, Some(LinkNameSpaceType::Network)) == Err(Errno::BADF)
 }
 
 /// Makes it, with `lo` up, and moves this process there.

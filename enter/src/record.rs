@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use d_common::layout::{MAX_JSON, read_bounded};
+use d_common::report::{Report, chain};
 use d_common::sys::BpfInstruction;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -30,45 +31,54 @@ struct Header {
 
 /// The file of this process; it goes with this value.
 #[derive(Debug)]
-pub struct Record(PathBuf);
+pub struct Record<'a> {
+    dir: PathBuf,
+    init: Pid,
+    user_namespace: io::Result<u64>,
+    filters: &'a Filters,
+    written: Option<PathBuf>,
+}
 
-impl Record {
-    /// Writes it into `dir`, and clears away what killed runs have left there.
-    ///
-    /// # Errors
-    /// Those of the files; without it a container can still be joined, with the built-in filter.
-    pub fn write(dir: &Path, init: Pid, user_namespace: u64, filters: &Filters) -> io::Result<Self> {
-        remove_left_over(dir);
+impl<'a> Record<'a> {
+    /// What is to be written into `dir`. Now its init can be looked at: later it is not dumpable.
+    pub fn new(dir: PathBuf, init: Pid, filters: &'a Filters) -> Self {
+        let user_namespace = fs::metadata(format!("/proc/{}/ns/user", init.as_raw_nonzero())).map(|file| file.ino());
+        Self { dir, init, user_namespace, filters, written: None }
+    }
+
+    /// Writes it, and clears away what killed runs have left there. Without it, which is reported, a container can still be
+    /// joined, with the built-in filter.
+    pub fn write(&mut self, report: &Report) {
+        remove_left_over(&self.dir);
+        match self.try_write() {
+            Ok(path) => self.written = Some(path),
+            Err(e) => report.info(format!("no record in {} for --join: {}", self.dir.display(), chain(&e.into()))),
+        }
+    }
+
+    fn try_write(&mut self) -> io::Result<PathBuf> {
         let own = std::process::id();
         let header = Header {
             start: start_time(own).unwrap_or(0),
-            init: init.as_raw_nonzero().get(),
-            user_namespace,
-            base: filters.base.len(),
+            init: self.init.as_raw_nonzero().get(),
+            user_namespace: std::mem::replace(&mut self.user_namespace, Ok(0))?,
+            base: self.filters.base.len(),
         };
         let mut bytes = serde_json::to_vec(&header)?;
         bytes.push(b'\n');
-        bytes.extend(filters.base.iter().chain(filters.fakeroot.iter()).flat_map(encode));
+        bytes.extend(self.filters.base.iter().chain(self.filters.fakeroot.iter()).flat_map(encode));
         // Whole or not at all.
-        let (temporary, path) = (dir.join(format!(".{own}")), dir.join(own.to_string()));
+        let (temporary, path) = (self.dir.join(format!(".{own}")), self.dir.join(own.to_string()));
         File::create(&temporary)?.write_all(&bytes)?;
         fs::rename(&temporary, &path)?;
-        Ok(Self(path))
+        Ok(path)
     }
 }
 
-impl Drop for Record {
+impl Drop for Record<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        self.written.iter().for_each(|path| _ = fs::remove_file(path));
     }
-}
-
-/// The inode of a process's user namespace.
-///
-/// # Errors
-/// `EACCES` for one that is not dumpable, as an init is when it has become the container's root.
-pub fn user_namespace(pid: Pid) -> io::Result<u64> {
-    Ok(fs::metadata(format!("/proc/{}/ns/user", pid.as_raw_nonzero()))?.ino())
 }
 
 /// A running container, as its record tells.
@@ -136,6 +146,8 @@ fn decode(bytes: &[u8]) -> BpfInstruction {
 
 #[cfg(test)]
 mod tests {
+    use d_common::report::Level;
+
     use super::*;
 
     #[test]
@@ -146,7 +158,8 @@ mod tests {
             Filters { base: vec![one(1), one(0xdead_beef)].into(), fakeroot: vec![one(3)].into(), lenient: false };
         fs::write(dir.path().join("99999999"), "left").unwrap();
         let own = std::process::id();
-        let record = Record::write(dir.path(), rustix::process::getpid(), 7, &filters).unwrap();
+        let mut record = Record::new(dir.path().to_owned(), rustix::process::getpid(), &filters);
+        record.write(&Report::new("d-enter", Level::Quiet));
         assert_eq!(pids(dir.path()), [own]);
         let read = of(dir.path(), own).unwrap();
         let show = |f: &[BpfInstruction]| f.iter().map(encode).collect::<Vec<_>>();

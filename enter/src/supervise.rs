@@ -1,7 +1,6 @@
 //! d-enter while the command runs: carries the terminal, forwards signals, follows stops, and ends with the command's code.
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ pub struct Container<'a> {
     /// The helper that connects its network.
     pub netup: Option<Netup>,
     /// What others need to join it; nobody does after its command has ended.
-    pub record: Option<Record>,
+    pub record: Option<Record<'a>>,
     /// Where its limits are.
     pub cgroup: Option<Cgroup>,
     /// The signals that are forwarded: blocked since before the clone.
@@ -361,6 +360,12 @@ impl Loop<'_, '_> {
                 self.failure = Some(failure(exit.unwrap_or(Exit::Enter), text));
                 self.code = Some(code);
             }
+            Message::Record => {
+                if let Some(record) = &mut self.container.record {
+                    record.write(&self.container.report);
+                }
+                self.container.channel.send(&Message::Go);
+            }
             Message::Command => {
                 self.container.blocked = false;
                 self.container.status.command(received.pid)?;
@@ -437,14 +442,4 @@ impl Loop<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// The end of a child that is not followed further.
-///
-/// # Errors
-/// waitpid(2)'s.
-pub fn abandon(pid: Pid) -> io::Result<()> {
-    let _ = rustix::process::kill_process(pid, Signal::KILL);
-    rustix::process::waitpid(Some(pid), WaitOptions::empty())?;
-    Ok(())
 }
