@@ -5,22 +5,26 @@
 //! makes it, the map is written from outside, and then the caller joins; so a failed map can be tried again with another.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::exit::{Exit, OrExit};
 use crate::fail;
 use crate::idmap::{Extent, Facts, IdMap, map_lines, parse_getsubids, parse_own_map, parse_subids};
 use crate::sys::{self, Fork};
+
+/// As much as a helper may say, in bytes.
+const MAX_WORDS: u64 = 64 << 10;
 
 /// Gathers what [`crate::idmap::decide`] needs to know.
 pub fn facts() -> Facts {
@@ -113,10 +117,9 @@ pub fn write_map(pid: Pid, map: &IdMap, privileged: bool) -> Result<()> {
         write_file(&proc.join("gid_map"), &map_lines(&map.gids))?;
         return write_file(&proc.join("uid_map"), &map_lines(&map.uids));
     }
-    let uids = start_helper("newuidmap", pid, &map.uids)?;
-    let gids = start_helper("newgidmap", pid, &map.gids)?;
-    let (uids, gids) = (finish_helper("newuidmap", uids), finish_helper("newgidmap", gids));
-    uids.and(gids)
+    let uids = Helper::start("newuidmap", pid, &map.uids)?;
+    let gids = Helper::start("newgidmap", pid, &map.gids).and_then(Helper::finish);
+    uids.finish().and(gids)
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {
@@ -125,26 +128,50 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     write().or_exit(Exit::Unavailable, || format!("cannot write {}", path.display()))
 }
 
-fn start_helper(name: &str, pid: Pid, extents: &[Extent]) -> Result<Child> {
-    let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
-    Command::new(name)
-        .arg(pid.as_raw_nonzero().to_string())
-        .args(numbers)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .or_exit(Exit::Unavailable, || format!("cannot run {name} (Debian package: uidmap)"))
+/// A running newuidmap or newgidmap.
+struct Helper {
+    name: &'static str,
+    pid: Pid,
+    /// What it says, to its end.
+    words: fs::File,
 }
 
-fn finish_helper(name: &str, child: Child) -> Result<()> {
-    let output = child.wait_with_output().or_exit(Exit::Unavailable, || format!("cannot wait for {name}"))?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        let words = words.trim().lines().next().unwrap_or("no reason given");
-        fail!(Exit::Unavailable, "{name} failed: {}", words.trim_start_matches(&format!("{name}: ")));
+impl Helper {
+    /// Starts it by fork(2): vfork(2), which [`Command::spawn`] takes, would hold up this process until the helper is executed,
+    /// and often leaves it waiting for the helper's processor after that, so that the second one is started when the first ends.
+    fn start(name: &'static str, pid: Pid, extents: &[Extent]) -> Result<Self> {
+        let failed = || format!("cannot run {name}");
+        let (words, stderr) = pipe_with(PipeFlags::CLOEXEC).or_exit(Exit::Unavailable, failed)?;
+        match sys::clone_process(0).or_exit(Exit::Unavailable, failed)? {
+            Fork::Child => {
+                let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
+                let mut command = Command::new(name);
+                command.arg(pid.as_raw_nonzero().to_string()).args(numbers);
+                command.stdin(Stdio::null()).stdout(Stdio::null());
+                if let Ok(stderr) = stderr.try_clone() {
+                    command.stderr(stderr);
+                }
+                let error = command.exec();
+                let _ = rustix::io::write(&stderr, format!("{error} (Debian package: uidmap)").as_bytes());
+                sys::exit_now(127)
+            }
+            Fork::Parent { pid, .. } => Ok(Self { name, pid, words: words.into() }),
+        }
     }
-    Ok(())
+
+    fn finish(mut self) -> Result<()> {
+        let Self { name, pid, .. } = self;
+        let mut words = Vec::new();
+        let read = (&mut self.words).take(MAX_WORDS).read_to_end(&mut words);
+        let status = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        let status = read.and(Ok(status?)).or_exit(Exit::Unavailable, || format!("cannot wait for {name}"))?;
+        if status.is_some_and(|(_, status)| status.exit_status() == Some(0)) {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&words);
+        let words = words.trim().lines().next().unwrap_or("no reason given");
+        fail!(Exit::Unavailable, "{name} failed: {}", words.trim_start_matches(&format!("{name}: ")))
+    }
 }
 
 /// Takes this process, which must have one thread, into a new user namespace with `map`; it has all capabilities there.
@@ -164,7 +191,7 @@ pub fn enter(map: &IdMap, privileged: bool) -> Result<()> {
         Fork::Parent { pid, .. } => {
             let joined = write_map(pid, map, privileged).and_then(|()| join(pid));
             drop(release);
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
             joined
         }
     }

@@ -73,12 +73,12 @@ fn live(
     line: &Channel,
     before: impl FnOnce(&Channel) -> Result<()>,
 ) -> Result<()> {
-    before(line)?;
     let own = rustix::process::getpid();
     rustix::process::setpgid(Some(own), Some(own)).or_exit(Exit::Enter, || "cannot make a process group")?;
     if attend::hear(line)?.is_none() {
         return Ok(());
     }
+    before(line)?;
     let known = command::prepare(process, start.filters)?;
     attend::hide()?;
     // What remains to be done needs no more than root inside keeps.
