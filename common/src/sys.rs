@@ -196,16 +196,55 @@ pub fn owner_namespace(fd: impl AsFd) -> io::Result<OwnedFd> {
 /// ioctl(2)'s; `EPERM` without CAP_NET_ADMIN over the namespace.
 pub fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let request = interface_flags("lo", libc::IFF_UP | libc::IFF_RUNNING);
+    // SAFETY: the kernel reads an initialised ifreq whose name ends with a zero byte.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into()).map(drop)
+}
+
+/// A request about the interface `name`, which is cut where it is too long.
+fn interface_flags(name: &str, flags: libc::c_int) -> libc::ifreq {
     // SAFETY: ifreq is plain data for which all zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = from.cast_signed();
     }
     #[allow(clippy::cast_possible_truncation)]
-    let up = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    request.ifr_ifru.ifru_flags = up;
-    // SAFETY: the kernel reads an initialised ifreq whose name ends with a zero byte.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into()).map(drop)
+    let flags = flags as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags;
+    request
+}
+
+/// Attaches `tun`, an open /dev/net/tun, to the tap device `name` of the network namespace that it was opened in: to a `new`
+/// one, or to one that is there.
+///
+/// # Errors
+/// TUNSETIFF's: `EBUSY` where the new one exists, or the old one is attached to another descriptor.
+pub fn attach_tap(tun: impl AsFd, name: &str, new: bool) -> io::Result<()> {
+    let new = if new { libc::IFF_TUN_EXCL } else { 0 };
+    let request = interface_flags(name, libc::IFF_TAP | libc::IFF_NO_PI | new);
+    // SAFETY: the kernel reads and writes an initialised ifreq whose name ends with a zero byte.
+    check(unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), libc::TUNSETIFF, &raw const request) }.into()).map(drop)
+}
+
+/// Gives the device that `tun` is attached to an owner, who may attach to it without any capability.
+///
+/// # Errors
+/// TUNSETOWNER's; `EINVAL` for a user that is not mapped here.
+pub fn own_tap(tun: impl AsFd, uid: u32) -> io::Result<()> {
+    tap_option(tun, libc::TUNSETOWNER, uid.into())
+}
+
+/// Whether the device that `tun` is attached to stays when nothing is attached to it any more.
+///
+/// # Errors
+/// TUNSETPERSIST's.
+pub fn keep_tap(tun: impl AsFd, keep: bool) -> io::Result<()> {
+    tap_option(tun, libc::TUNSETPERSIST, keep.into())
+}
+
+fn tap_option(tun: impl AsFd, request: libc::Ioctl, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the argument of these requests is a number.
+    check(unsafe { libc::ioctl(tun.as_fd().as_raw_fd(), request, value) }.into()).map(drop)
 }
 
 /// The signals that this process ignores, as it inherited them (nohup's SIGHUP, say).

@@ -7,16 +7,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::report::Report;
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::time::Timespec;
 
 /// d-netup ends by itself when its target does; after this long it is killed.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 
 /// A running d-netup.
 #[derive(Debug)]
@@ -105,14 +106,11 @@ impl Netup {
 
     /// Waits for its end, so that nothing of the network is left when d-enter returns.
     pub fn finish(mut self) {
-        let limit = Instant::now() + PATIENCE;
-        while Instant::now() < limit {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        let ended = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())
+            .and_then(|handle| poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&PATIENCE)));
+        if ended != Ok(1) {
+            let _ = self.child.kill();
         }
-        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }

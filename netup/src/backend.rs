@@ -67,8 +67,10 @@ impl Backend {
         report: &Report,
     ) -> Result<(Helper, Option<slirp::Api>)> {
         crate::tun::check()?;
-        let socket = gate.socket(Proto::Udp).or_exit(Exit::Unavailable, || "cannot open a socket inside")?;
-        await_free_device(socket, target.pid)?;
+        if !gate.has_tap() {
+            let socket = gate.socket(Proto::Udp).or_exit(Exit::Unavailable, || "cannot open a socket inside")?;
+            await_free_device(socket, target.pid)?;
+        }
         session.network.outbound.as_deref().map_or(Ok(()), check_outbound)?;
         match self {
             Self::Slirp4netns(program) => {

@@ -124,11 +124,12 @@ fn bring_up(target: &Target, session: &Session, report: &Report) -> Result<(Supe
     let backend = Backend::find(session.backend)?;
     // First the gate: it shows whether the namespace may be entered at all, and tidies up whatever happens later.
     let (files, listener) = Files::claim(target.pid)?;
-    let (gate, inside) = Gate::open(target, files)?;
-    let (helper, api) = backend.start(target, (&gate, inside), session, report)?;
+    let (gate, inside) = Gate::open(target, files, matches!(backend, Backend::Slirp4netns(_)))?;
     let events = Rc::new(Events::new().or_exit(Exit::Io, || "cannot make an epoll instance")?);
     let guest = session.network.cidr.guest();
     let mut relay = Relay::new(Rc::clone(&events), gate, guest);
+    // After the gate, so that it goes before it, should something fail.
+    let (helper, api) = backend.start(target, (relay.gate(), inside), session, report)?;
     let mut forwards = Forwards::new(guest, api);
     let opened = forwards.open(&session.publish, &mut relay)?;
     let chosen =

@@ -2,8 +2,8 @@
 //!
 //! A socket belongs for good to the network it was opened in; so the supervisor, which stays outside, can connect and read
 //! such a socket as its own. The gate holds no capability after its entry, no descriptor but its end of a socket pair and
-//! the runtime directory, and ends when the other end of the pair does. It is the last of d-netup to go, even when the
-//! supervisor was killed, so it also removes the files that the run has left in the runtime directory.
+//! what it tidies up, and ends when the other end of the pair does. It is the last of d-netup to go, even when the
+//! supervisor was killed, so it also removes what the run has left: the files in the runtime directory, and the tap device.
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -27,7 +27,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into
 
 use crate::publish::Proto;
 use crate::runtime::Files;
-use crate::target::Target;
+use crate::tap::Tap;
+use crate::target::{Target, ended};
 
 /// What the gate found when it had entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,27 +45,30 @@ pub struct Gate {
     pid: Pid,
     pidfd: OwnedFd,
     socket: Option<OwnedFd>,
+    has_tap: bool,
 }
 
 impl Gate {
-    /// Forks the gate, and waits until it is inside. From now on it is the one that removes `files`.
+    /// Forks the gate, and waits until it is inside. From now on it is the one that removes `files`. It makes the tap device
+    /// there, where it `makes_tap` and can.
     ///
     /// # Errors
     /// [`Exit::NotAllowed`] when the namespaces may not be entered.
-    pub fn open(target: &Target, files: Files) -> Result<(Self, Inside)> {
+    pub fn open(target: &Target, files: Files, makes_tap: bool) -> Result<(Self, Inside)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .or_exit(Exit::Io, || "cannot make a socket pair")?;
         match sys::clone_process(0).or_exit(Exit::Unavailable, || "cannot fork")? {
-            Fork::Child => inside(target, &theirs, files),
+            Fork::Child => inside(target, &theirs, files, makes_tap),
             Fork::Parent { pid, pidfd } => {
                 files.leave_to_the_gate();
                 drop(theirs);
-                let gate = Self { pid, pidfd, socket: Some(ours) };
-                let answer = gate.answer().or_exit(Exit::Unavailable, || "the gate process died")?;
-                match answer {
-                    (b'0', _) => Ok((gate, Inside::Root)),
-                    (b'1', _) => Ok((gate, Inside::NoRoot)),
-                    (_, errno) => Err(refused(target, errno)),
+                let mut gate = Self { pid, pidfd, socket: Some(ours), has_tap: false };
+                let (word, has_tap, errno) = gate.answer().or_exit(Exit::Unavailable, || "the gate process died")?;
+                gate.has_tap = has_tap;
+                match word {
+                    b'0' => Ok((gate, Inside::Root)),
+                    b'1' => Ok((gate, Inside::NoRoot)),
+                    _ => Err(refused(target, errno)),
                 }
             }
         }
@@ -73,6 +77,11 @@ impl Gate {
     /// A handle to the gate's process.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Whether it has made the tap device.
+    pub fn has_tap(&self) -> bool {
+        self.has_tap
     }
 
     /// A new non-blocking IPv4 socket inside the namespace.
@@ -103,13 +112,13 @@ impl Gate {
         Ok(send_with(socket, b"g", helper)?)
     }
 
-    /// The first packet: what was found, and an errno.
-    fn answer(&self) -> io::Result<(u8, i32)> {
-        let mut packet = [0u8; 5];
+    /// The first packet: what was found, whether the tap device was made, and an errno.
+    fn answer(&self) -> io::Result<(u8, bool, i32)> {
+        let mut packet = [0u8; 6];
         let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
         let (n, _) = recv(socket, &mut packet, RecvFlags::empty())?;
-        let [word, errno @ ..] = packet;
-        if n == packet.len() { Ok((word, i32::from_ne_bytes(errno))) } else { Err(Errno::PIPE.into()) }
+        let [word, tap, errno @ ..] = packet;
+        if n == packet.len() { Ok((word, tap != 0, i32::from_ne_bytes(errno))) } else { Err(Errno::PIPE.into()) }
     }
 }
 
@@ -133,25 +142,33 @@ fn refused(target: &Target, errno: i32) -> anyhow::Error {
 }
 
 /// The gate's own program.
-fn inside(target: &Target, socket: &OwnedFd, files: Files) -> ! {
+fn inside(target: &Target, socket: &OwnedFd, files: Files, makes_tap: bool) -> ! {
     // Ctrl-C of the terminal is the supervisor's business, and no signal may keep the gate from tidying up.
     let _ = setpgid(None, None);
     let _ = SignalSet::all().block();
     leave_the_callers_streams();
-    let entered = enter(target);
-    let keep: Vec<i32> = [socket.as_raw_fd()].into_iter().chain(files.descriptor()).collect();
-    let _ = sys::close_all_but(&keep);
+    let (tap, entered) = match enter(target, makes_tap) {
+        Ok((tap, inside)) => (tap, Ok(inside)),
+        Err(errno) => (None, Err(errno)),
+    };
+    let keep = [socket.as_raw_fd(), target.pidfd.as_raw_fd()].into_iter().chain(files.descriptor());
+    let _ = sys::close_all_but(&keep.chain(tap.iter().map(|tap| tap.as_fd().as_raw_fd())).collect::<Vec<_>>());
     let (word, errno) = match entered {
         Ok(Inside::Root) => (b'0', 0),
         Ok(Inside::NoRoot) => (b'1', 0),
         Err(e) => (b'e', e.raw_os_error()),
     };
-    let mut packet = vec![word];
+    let mut packet = vec![word, u8::from(tap.is_some())];
     packet.extend(errno.to_ne_bytes());
     if send(socket, &packet, SendFlags::NOSIGNAL).is_ok() {
         serve(socket);
     }
+    // Before anything that takes time: the next d-netup makes files of the same names.
     drop(files);
+    // All of a pid namespace ends with its init, and with all of it the network namespace.
+    if let Some(tap) = tap.filter(|_| !(target.is_init && ended(&target.pidfd))) {
+        tap.remove();
+    }
     sys::exit_now(0)
 }
 
@@ -162,19 +179,20 @@ fn leave_the_callers_streams() {
     }
 }
 
-/// The user namespace comes first: it gives the capability that entering the network needs (setns(2)).
-fn enter(target: &Target) -> Result<Inside, Errno> {
+/// The user namespace comes first: it gives the capability that entering the network needs (setns(2)), and the tap device.
+fn enter(target: &Target, makes_tap: bool) -> Result<(Option<Tap>, Inside), Errno> {
     if let Some(userns) = &target.userns {
         move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))?;
     }
     move_into_link_name_space(target.netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let tap = if makes_tap { Tap::make().ok() } else { None };
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let maps_zero =
         |path| fs::read_to_string(path).is_ok_and(|map| map.lines().any(|l| l.trim_start().starts_with("0 ")));
     let root = maps_zero("/proc/self/uid_map") && maps_zero("/proc/self/gid_map");
-    Ok(if root { Inside::Root } else { Inside::NoRoot })
+    Ok((tap, if root { Inside::Root } else { Inside::NoRoot }))
 }
 
 /// Answers each wish with a socket, or with an errno, until the supervisor is gone; then kills what it guards.

@@ -27,6 +27,7 @@ pub mod resolv;
 pub mod runtime;
 pub mod slirp;
 pub mod supervise;
+pub mod tap;
 pub mod target;
 pub mod tun;
 

@@ -137,7 +137,7 @@ impl Supervisor {
         self.events.watch(target, Token::Target)?;
         self.events.watch(self.helper.pidfd(), Token::Helper)?;
         self.events.watch(self.helper.words(), Token::Words)?;
-        self.events.watch(self.relay.gate(), Token::Gate)?;
+        self.events.watch(self.relay.gate().pidfd(), Token::Gate)?;
         if let Some(fd) = exit_fd {
             self.events.watch(fd.as_fd(), Token::ExitFd)?;
         }

@@ -31,6 +31,8 @@ pub struct Target {
     pub pid: Pid,
     /// A handle to it, readable when it has ended.
     pub pidfd: OwnedFd,
+    /// Whether it is the init of a pid namespace of its own.
+    pub is_init: bool,
     /// Its network namespace.
     pub netns: OwnedFd,
     /// The user namespace that owns it; `None` when that is the caller's own.
@@ -154,6 +156,13 @@ impl Handle {
         Ok(id(fs::File::from(owner))? != id(open("user")?)?)
     }
 
+    /// Its pids, from ours to that of its own namespace, end with 1 (proc_pid_status(5)).
+    fn is_init(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        pids.is_some_and(|pids| matches!(pids.split_whitespace().collect::<Vec<_>>()[..], [_, .., "1"]))
+    }
+
     fn into_target(self) -> Result<Target> {
         let path = format!("/proc/{}/ns/net", self.pid);
         let netns: OwnedFd = fs::File::open(&path).map_err(|e| cannot_look(&self.pid.to_string(), e))?.into();
@@ -171,7 +180,9 @@ impl Handle {
         let own: OwnedFd =
             fs::File::open("/proc/self/ns/user").or_exit(Exit::Unavailable, || "/proc is missing")?.into();
         let same = id(&own).ok() == id(&userns).ok();
-        Ok(Target { pid: self.pid, pidfd: self.pidfd, netns, userns: (!same).then_some(userns) })
+        let is_init = self.is_init();
+        self.must_live()?;
+        Ok(Target { pid: self.pid, pidfd: self.pidfd, is_init, netns, userns: (!same).then_some(userns) })
     }
 }
 

@@ -11,7 +11,7 @@ mod udp;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -67,9 +67,9 @@ impl Relay {
         }
     }
 
-    /// The gate's process, which ends only when something is wrong.
-    pub fn gate(&self) -> BorrowedFd<'_> {
-        self.inside.gate.pidfd()
+    /// The gate; it ends only when something is wrong.
+    pub fn gate(&self) -> &Gate {
+        &self.inside.gate
     }
 
     /// Opens the forward `id` from the claimed port to `port` inside.

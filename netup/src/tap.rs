@@ -1,0 +1,68 @@
+//! The tap device, where it is made before the backend comes and outlives it.
+//!
+//! The kernel takes some 20 ms to unregister a device (it waits for all who may still see it), and a backend that has made it
+//! cannot end before that. A device that is there already is merely left; with a network namespace that ends, it goes in the
+//! kernel's own time.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use d_common::sys::{attach_tap, keep_tap, own_tap};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::network::DEVICE;
+
+/// How long a backend that is killed may still have the device.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whom a process is in a user namespace where it is not mapped (user_namespaces(7)).
+const NOBODY: u32 = 65_534;
+
+/// The device, made in the network namespace of this process, whose it is: to remove it again needs no capability.
+#[derive(Debug)]
+pub struct Tap(File);
+
+impl Tap {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Those of /dev/net/tun; `EBUSY` where there is a device of that name, `EPERM` where this user is nobody.
+    pub fn make() -> io::Result<Self> {
+        let open = || OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+        let maker = open()?;
+        let unattached = open()?;
+        let user = geteuid().as_raw();
+        if user == NOBODY {
+            return Err(Errno::PERM.into());
+        }
+        attach_tap(&maker, DEVICE, true)?;
+        own_tap(&maker, user)?;
+        keep_tap(&maker, true)?;
+        Ok(Self(unattached))
+    }
+
+    /// Takes it away, once the backend has left it.
+    pub fn remove(&self) {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            match attach_tap(&self.0, DEVICE, false) {
+                Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) && Instant::now() < limit => {
+                    sleep(Duration::from_millis(2));
+                }
+                attached => {
+                    let _ = attached.and_then(|()| keep_tap(&self.0, false));
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl std::os::fd::AsFd for Tap {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
