@@ -10,6 +10,8 @@ use anyhow::Result;
 
 use crate::exit::Exit;
 use crate::fail;
+use crate::options::Words;
+use crate::options::value;
 
 /// A run of ids: `count` of them from `inside` in the namespace are those from `outside`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,33 +44,22 @@ pub enum MapChoice {
     KeepId,
 }
 
-impl MapChoice {
-    /// All words, for help texts and parsers.
-    pub const NAMES: [&'static str; 4] = ["auto", "subid", "single", "keep-id"];
+impl Words for MapChoice {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("subid", Self::Subid), ("single", Self::Single), ("keep-id", Self::KeepId)];
 }
 
 impl FromStr for MapChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "subid" => Ok(Self::Subid),
-            "single" => Ok(Self::Single),
-            "keep-id" => Ok(Self::KeepId),
-            _ => Err(format!("{text:?} is not a map: expected {}", Self::NAMES.join(", "))),
-        }
+        value::of(text.as_ref()).map_err(|why| format!("{text:?} is not a map: {why}"))
     }
 }
 
 impl fmt::Display for MapChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Subid => "subid",
-            Self::Single => "single",
-            Self::KeepId => "keep-id",
-        })
+        f.write_str(value::word(*self))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod exit;
 pub mod idmap;
 pub mod image;
 pub mod layout;
+pub mod options;
 pub mod output;
 pub mod platform;
 pub mod protected;

@@ -1,18 +1,16 @@
 //! What was typed: the command line of d-enter, and the same options as lower-case keys of config.json.
 //!
 //! Options stand before DIR; everything after it belongs to the command, as after the image in `docker run`. What the options
-//! mean is decided by [`crate::plan`]. They are read by lexopt and a table: clap, which prints the help and the completions,
-//! would need as long for the command line as the kernel for a container's mounts.
+//! mean is decided by [`crate::plan`].
 
 use std::ffi::{OsStr, OsString};
 
-use anyhow::Result;
-use clap::{Arg, ArgAction, Command};
 use d_common::idmap::MapChoice;
+use d_common::options::Outcome;
 
 use crate::choice::{GroupsFrom, ProcMode, Share, Tty};
 use crate::mount_args::MountArg;
-use crate::options::{self, Opt, Print, Set};
+use crate::options::{TOOL, WITH_JOIN};
 
 /// What was typed. `options.rs` tells what each is.
 #[derive(Debug, Clone, Default)]
@@ -70,35 +68,17 @@ pub struct Args {
     pub verbose: u8,
 }
 
-/// Why parsing ended without arguments.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Wrong usage, one line.
-    Usage(String),
-    /// A text for stdout, as a success.
-    Print(Vec<u8>),
-}
-
-impl From<lexopt::Error> for Outcome {
-    fn from(error: lexopt::Error) -> Self {
-        Self::Usage(error.to_string())
-    }
-}
-
 impl Args {
     /// Parses the command line.
     ///
     /// # Errors
     /// [`Outcome::Usage`] with one line; [`Outcome::Print`] for `--help` and the like.
     pub fn from_command_line(argv: impl IntoIterator<Item = OsString>) -> Result<Self, Outcome> {
-        let argv: Vec<OsString> = argv.into_iter().skip(1).collect();
-        if argv == ["-h"] {
-            return Err(Outcome::Print(command().render_help().to_string().into()));
+        let words: Vec<OsString> = argv.into_iter().skip(1).collect();
+        if words == ["-h"] {
+            return Err(Outcome::Print(TOOL.summary().into()));
         }
-        Self::from_words(argv).map_err(|outcome| match outcome {
-            Outcome::Usage(line) => Outcome::Usage(format!("{line}; see d-enter --help")),
-            print @ Outcome::Print(_) => print,
-        })
+        Self::from_words(words).map_err(|outcome| outcome.pointing_to(TOOL.name))
     }
 
     /// Parses words without the program's name in front.
@@ -106,110 +86,14 @@ impl Args {
     /// # Errors
     /// Those of [`Args::from_command_line`], without a word about --help.
     pub fn from_words(words: Vec<OsString>) -> Result<Self, Outcome> {
-        let mut args = Self::default();
-        let mut parser = lexopt::Parser::from_args(words);
-        let mut not_with_join = None;
-        while let Some(word) = parser.next()? {
-            let found = match word {
-                lexopt::Arg::Short(letter) => options::by_letter(letter).ok_or_else(|| format!("-{letter}")),
-                lexopt::Arg::Long(name) => options::by_name(name).ok_or_else(|| format!("--{name}")),
-                lexopt::Arg::Value(dir) => {
-                    args.operands.push(dir);
-                    args.operands.extend(parser.raw_args()?);
-                    break;
-                }
-            };
-            let option = found.map_err(|name| Outcome::Usage(format!("there is no option {name}")))?;
-            if !options::WITH_JOIN.contains(&option.name()) {
-                not_with_join.get_or_insert(option.name());
-            }
-            args.take(option, &mut parser)?;
-        }
-        match (&args.join, not_with_join) {
+        let (mut args, given) = TOOL.read(words)?;
+        match (&args.join, given.iter().find(|name| !WITH_JOIN.contains(name))) {
             (Some(_), Some(name)) => return Err(Outcome::Usage(format!("{name} cannot be used with --join"))),
             (None, _) if args.operands.get(1).is_some_and(|word| word == "--") => _ = args.operands.remove(1),
             _ => {}
         }
         Ok(args)
     }
-
-    fn take(&mut self, option: &Opt, parser: &mut lexopt::Parser) -> Result<(), Outcome> {
-        let wrong = |value: &OsStr, why: String| {
-            Outcome::Usage(format!("{} cannot be {:?}: {why}", option.name(), value.to_string_lossy()))
-        };
-        match option.set {
-            Set::Switch(set) => set(self),
-            Set::Maybe(set) => {
-                let value = parser.optional_value().unwrap_or_default();
-                set(self, value.clone()).map_err(|why| wrong(&value, why))?;
-            }
-            Set::One(set) | Set::Each(set) => {
-                let value = value(option, parser)?;
-                set(self, value.clone()).map_err(|why| wrong(&value, why))?;
-            }
-            Set::Pair(mount) => self.mounts.push(mount(value(option, parser)?, value(option, parser)?)),
-            Set::Refused(instead) => {
-                return Err(Outcome::Usage(format!("{} is not an option here: {instead}", option.name())));
-            }
-            Set::Prints(Print::Help) => return Err(Outcome::Print(command().render_long_help().to_string().into())),
-            Set::Prints(Print::Version) => return Err(Outcome::Print(command().render_version().into())),
-            Set::Prints(Print::Completions) => {
-                let shell = value(option, parser)?;
-                let known = shell.to_str().and_then(|name| name.parse::<clap_complete::Shell>().ok());
-                let known =
-                    known.ok_or_else(|| wrong(&shell, "it is one of bash, elvish, fish, powershell, zsh".into()))?;
-                let mut text = Vec::new();
-                clap_complete::generate(known, &mut command(), "d-enter", &mut text);
-                return Err(Outcome::Print(text));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A value: what follows is none if it looks like an option.
-fn value(option: &Opt, parser: &mut lexopt::Parser) -> Result<OsString, Outcome> {
-    let missing = || {
-        let values: Vec<String> = option.values().map(|name| format!(" <{name}>")).collect();
-        Outcome::Usage(format!("{} needs a value: {}{}", option.name(), option.name(), values.concat()))
-    };
-    if let Some(value) = parser.optional_value() {
-        return Ok(value);
-    }
-    let value = parser.value().map_err(|_| missing())?;
-    let is_option = value.as_encoded_bytes().starts_with(b"-") && value != "-";
-    if is_option && !options::NEGATIVE.contains(&option.name()) { Err(missing()) } else { Ok(value) }
-}
-
-/// The same for clap, to print.
-fn command() -> Command {
-    let operands = Arg::new("operands").value_name("DIR [CMD [ARG...]]").num_args(0..).trailing_var_arg(true).help(
-        "Directory made by d-unpack, or a bare root filesystem; then the command, which replaces the image's Cmd",
-    );
-    let command = Command::new("d-enter")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Run a command in a rootless container made of a plain directory")
-        .override_usage(
-            "d-enter [OPTIONS] DIR [CMD [ARG...]]\n       d-enter [OPTIONS] --join PID|DIR [CMD [ARG...]]\n       d-enter --check [--json]",
-        )
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .arg(operands);
-    let listed = options::OPTIONS.iter().flat_map(|(heading, options)| options.iter().map(move |o| (heading, o)));
-    listed.filter(|(_, option)| !option.help.is_empty()).fold(command, |command, (heading, option)| {
-        let count = option.values().count();
-        let takes = match option.set {
-            Set::Maybe(_) => 0..=1,
-            _ => count..=count,
-        };
-        let arg = Arg::new(option.name()).help(option.help).value_names(option.values().collect::<Vec<_>>());
-        let arg = arg.action(if count == 0 { ArgAction::SetTrue } else { ArgAction::Append });
-        let arg =
-            if count == 0 { arg } else { arg.num_args(takes).require_equals(matches!(option.set, Set::Maybe(_))) };
-        let arg = if *heading == "Options" { arg } else { arg.help_heading(*heading) };
-        let arg = option.short().into_iter().fold(arg, Arg::short);
-        command.arg(option.long().into_iter().fold(arg, Arg::long))
-    })
 }
 
 /// Whether a list option was emptied: `none` forgets what config.json (or an earlier one) said.
@@ -237,7 +121,7 @@ mod tests {
 
     #[test]
     fn clap_takes_the_table() {
-        command().debug_assert();
+        assert!(TOOL.help().contains("--print-oci"));
     }
 
     #[test]

@@ -1,31 +1,6 @@
 //! The options that take one of a few words.
 
-use std::ffi::OsStr;
-
-use d_common::idmap::MapChoice;
-
-/// The values of such an option.
-pub(crate) trait Words: Copy + 'static {
-    /// Each with its word.
-    const WORDS: &'static [(&'static str, Self)];
-}
-
-/// The value that a word stands for.
-///
-/// # Errors
-/// Which words there are.
-pub(crate) fn of<T: Words>(word: &OsStr) -> Result<T, String> {
-    let found = T::WORDS.iter().find(|(name, _)| word == *name);
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<&str> = T::WORDS.iter().map(|(name, _)| *name).collect();
-        format!("it is one of {}", words.join(", "))
-    })
-}
-
-impl Words for MapChoice {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("auto", Self::Auto), ("subid", Self::Subid), ("single", Self::Single), ("keep-id", Self::KeepId)];
-}
+use d_common::options::Words;
 
 /// `--groups`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

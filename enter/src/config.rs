@@ -8,12 +8,13 @@ use std::ffi::OsString;
 use anyhow::Result;
 use d_common::exit::Exit;
 use d_common::fail;
+use d_common::options::{Outcome, Set};
 use serde_json::{Map, Value};
 
-use crate::args::{Args, Outcome, after_none};
+use crate::args::{Args, after_none};
 use crate::mount_args::MountArg;
 use crate::oci::bundle::{self, Bundle};
-use crate::options::{self, Set};
+use crate::options::TOOL;
 
 /// Keys that make sense for one call only: an error in a file.
 const CALL_ONLY: [&str; 11] = [
@@ -134,7 +135,7 @@ fn names(key: &str, value: &Value) -> Result<Vec<String>> {
 fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
     let mut argv = Vec::new();
     for (key, value) in keys.iter().filter(|(_, v)| !v.is_null()) {
-        let Some(option) = options::by_name(key) else { continue };
+        let Some(option) = TOOL.by_name(key) else { continue };
         if CALL_ONLY.contains(&key.as_str()) {
             fail!(Exit::Enter, "config.json: {key} is for one call only: give it as --{key}");
         }
@@ -145,9 +146,9 @@ fn option_keys(keys: &Map<String, Value>) -> Result<Args> {
                 Value::Bool(false) => {}
                 _ => return Err(wrong(key, "true or false")),
             },
-            Set::Each(_) | Set::Pair(_) => push_list(&mut argv, key, value)?,
+            Set::Each(_) | Set::Many(_) | Set::Pair(_) => push_list(&mut argv, key, value)?,
             Set::Maybe(_) if *value == Value::Bool(false) => {}
-            Set::Maybe(_) | Set::One(_) => argv.push(single(key, value)?),
+            Set::Maybe(_) | Set::One(_) | Set::Dashed(_) | Set::Word(..) => argv.push(single(key, value)?),
         }
     }
     match Args::from_words(argv) {

@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use d_common::exit::{Exit, failure};
-use d_common::output::print;
+use d_common::exit::Exit;
 use d_common::report::{Level, Report};
-use d_enter::args::{Args, Outcome};
+use d_enter::args::Args;
 use d_enter::exit_code;
 
 fn main() -> ExitCode {
@@ -15,8 +14,7 @@ fn main() -> ExitCode {
     let report = Report::new("d-enter", level);
     let result = match parsed {
         Ok(args) => d_enter::run(args, report),
-        Err(Outcome::Print(text)) => print(&text).map(|()| 0),
-        Err(Outcome::Usage(line)) => Err(failure(Exit::Enter, line)),
+        Err(outcome) => outcome.end(Exit::Enter).map(|()| 0),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,99 +1,41 @@
 //! The table of the options: how they are written, what they do to [`Args`], and what the help says of them.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+
+use d_common::options::value::{descriptor, each, of, one, text};
+use d_common::options::{Operands, Opt, Print, Set, Tool, Wrong, opt};
 
 use crate::args::Args;
-use crate::choice::{self, Tty, Words};
+use crate::choice::Tty;
 use crate::mount_args::MountArg;
 
-use Set::{Each, Maybe, One, Pair, Prints, Refused, Switch};
+use Set::{Dashed, Each, Maybe, One, Pair, Prints, Refused, Switch};
 
-/// An option.
-pub(crate) struct Opt {
-    /// As in a manual: `-u, --user USER[:GROUP]`.
-    pub spec: &'static str,
-    /// What it does.
-    pub set: Set,
-    /// What the help says; empty for what is not in the help.
-    pub help: &'static str,
-}
-
-/// What an option takes, and what it does with that.
-#[derive(Clone, Copy)]
-pub(crate) enum Set {
-    /// Nothing.
-    Switch(fn(&mut Args)),
-    /// A value; the last one counts.
-    One(fn(&mut Args, OsString) -> Result<(), Wrong>),
-    /// A value after `=`, or none; the last one counts.
-    Maybe(fn(&mut Args, OsString) -> Result<(), Wrong>),
-    /// A value; all count.
-    Each(fn(&mut Args, OsString) -> Result<(), Wrong>),
-    /// A source and a place; all count.
-    Pair(fn(OsString, OsString) -> MountArg),
-    /// Something is printed, and that is all.
-    Prints(Print),
-    /// One of docker's, which is had in another way.
-    Refused(&'static str),
-}
-
-/// Why a value is none.
-pub(crate) type Wrong = String;
-
-/// What an option prints.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Print {
-    /// The help.
-    Help,
-    /// Name and version.
-    Version,
-    /// The completions of the shell that is its value.
-    Completions,
-}
-
-impl Opt {
-    /// Its letter.
-    pub(crate) fn short(&self) -> Option<char> {
-        self.spec.strip_prefix('-')?.chars().next().filter(|c| *c != '-')
-    }
-
-    /// Its name, without the dashes.
-    pub(crate) fn long(&self) -> Option<&'static str> {
-        self.spec.split_once("--")?.1.split(' ').next()
-    }
-
-    /// What its values are called.
-    pub(crate) fn values(&self) -> impl Iterator<Item = &'static str> + use<> {
-        self.spec.split(' ').filter(|word| !word.starts_with('-'))
-    }
-
-    /// As messages name it: `--user`.
-    pub(crate) fn name(&self) -> &'static str {
-        self.spec.split(' ').rfind(|word| word.starts_with('-')).unwrap_or_default()
-    }
-}
-
-/// The option with this long name.
-pub(crate) fn by_name(name: &str) -> Option<&'static Opt> {
-    all().find(|option| option.long() == Some(name))
-}
-
-/// The option with this letter.
-pub(crate) fn by_letter(letter: char) -> Option<&'static Opt> {
-    all().find(|option| option.short() == Some(letter))
-}
-
-fn all() -> impl Iterator<Item = &'static Opt> {
-    OPTIONS.iter().flat_map(|(_, options)| *options)
-}
-
-const fn opt(spec: &'static str, set: Set, help: &'static str) -> Opt {
-    Opt { spec, set, help }
-}
+/// d-enter's command line.
+pub(crate) const TOOL: Tool<Args> = Tool {
+    name: "d-enter",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Run a command in a rootless container made of a plain directory",
+    details: "",
+    usage: &[
+        "d-enter [OPTIONS] DIR [CMD [ARG...]]",
+        "d-enter [OPTIONS] --join PID|DIR [CMD [ARG...]]",
+        "d-enter --check [--json]",
+    ],
+    operands: &[(
+        "DIR [CMD [ARG...]]...",
+        "Directory made by d-unpack, or a bare root filesystem; then the command, which replaces the image's Cmd",
+    )],
+    // As after the image in `docker run`.
+    takes: Operands::AtTheEnd(|a, words| a.operands = words),
+    options: OPTIONS,
+    excludes: &[],
+    closing: "",
+};
 
 /// The options, by their heading in the help.
 #[rustfmt::skip]
-pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
+const OPTIONS: &[(&str, &[Opt<Args>])] = &[
     ("Options", &[
         opt("-q, --quiet", Switch(|a| a.quiet = true), "Errors only"),
         opt("--verbose", Switch(|a| a.verbose = a.verbose.saturating_add(1)), "Say what is done (twice: each step)"),
@@ -107,11 +49,11 @@ pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
         opt("--privileged", Refused("say what is needed, as --cap-add=ALL --seccomp=none --unmask=ALL"), ""),
     ]),
     ("Identity", &[
-        opt("--map MAP", One(|a, v| word(&mut a.map, &v)),
+        opt("--map MAP", One(|a, v| one(&mut a.map, of(&v)?)),
             "Id map: auto, subid, single or keep-id [env: D_MAP] [default: as unpacked]"),
-        opt("-u, --user USER[:GROUP]", One(|a, v| text(&mut a.user, v)),
+        opt("-u, --user USER[:GROUP]", One(|a, v| one(&mut a.user, text(v)?)),
             "User (and group) of the command, by name or number"),
-        opt("--groups image|keep", One(|a, v| word(&mut a.groups, &v)),
+        opt("--groups image|keep", One(|a, v| one(&mut a.groups, of(&v)?)),
             "Supplementary groups: the image's, or the caller's kept"),
         opt("-r, --fakeroot", Switch(|a| a.fakeroot = true),
             "Be user 0; under a single map chown, setuid and the like succeed without effect"),
@@ -120,19 +62,19 @@ pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
     ("Files", &[
         opt("-v, --volume [SRC:]DST[:OPT,...]", Each(volume),
             "Mount SRC (a path, or the NAME of a volume kept in DIR) on DST; `none` forgets those of config.json"),
-        opt("--bind SRC DST", Pair(MountArg::Bind), "Mount SRC on DST, whatever characters they hold"),
-        opt("--ro-bind SRC DST", Pair(MountArg::RoBind), "The same, read-only"),
+        opt("--bind SRC DST", Pair(|a, src, dst| a.mounts.push(MountArg::Bind(src, dst))), "Mount SRC on DST, whatever characters they hold"),
+        opt("--ro-bind SRC DST", Pair(|a, src, dst| a.mounts.push(MountArg::RoBind(src, dst))), "The same, read-only"),
         opt("--tmpfs DST[:OPT,...]", Each(|a, v| each(&mut a.mounts, MountArg::Tmpfs(v))),
             "Mount a tmpfs on DST (options size=, mode=, notmpcopyup)"),
         opt("--device SRC[:DST]", Each(|a, v| each(&mut a.mounts, MountArg::Device(v))),
             "Show a device of the host inside"),
         opt("--read-only", Switch(|a| a.read_only = true),
             "Root filesystem read-only, with tmpfs on /tmp, /run and /var/tmp"),
-        opt("--ephemeral SIZE", Maybe(|a, v| text(&mut a.ephemeral, v)),
+        opt("--ephemeral SIZE", Maybe(|a, v| one(&mut a.ephemeral, text(v)?)),
             "All changes vanish at the end; SIZE bounds them"),
         opt("--rm", Switch(|a| _ = a.ephemeral.get_or_insert_default()), "The same as --ephemeral"),
         opt("--no-tmpfs", Switch(|a| a.no_tmpfs = true), "Leave /tmp and /run as the root filesystem has them"),
-        opt("--proc MODE", One(|a, v| word(&mut a.proc, &v)), "How /proc comes to be: auto, new, bind or none"),
+        opt("--proc MODE", One(|a, v| one(&mut a.proc, of(&v)?)), "How /proc comes to be: auto, new, bind or none"),
     ]),
     ("Process", &[
         opt("-e, --env NAME[=VALUE]", Each(|a, v| each(&mut a.env, v)), "Set a variable, or pass the caller's on"),
@@ -141,13 +83,13 @@ pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
         opt("-w, --workdir DIR", One(|a, v| one(&mut a.workdir, v)), "Working directory"),
         opt("--entrypoint CMD", One(|a, v| one(&mut a.entrypoint, v)),
             "Run this instead of the image's Entrypoint and Cmd ('' for none)"),
-        opt("--hostname NAME", One(|a, v| text(&mut a.hostname, v)),
+        opt("--hostname NAME", One(|a, v| one(&mut a.hostname, text(v)?)),
             "Host name inside [default: the last component of DIR]"),
-        opt("--ulimit NAME=SOFT[:HARD]", Each(|a, v| texts(&mut a.ulimit, v)), "Resource limit, as nofile=1024:4096"),
-        opt("--umask MASK", One(|a, v| text(&mut a.umask, v)), "File mode creation mask, octal [default: 022]"),
+        opt("--ulimit NAME=SOFT[:HARD]", Each(|a, v| each(&mut a.ulimit, text(v)?)), "Resource limit, as nofile=1024:4096"),
+        opt("--umask MASK", One(|a, v| one(&mut a.umask, text(v)?)), "File mode creation mask, octal [default: 022]"),
         opt("--keep-fd FD", Each(|a, v| each(&mut a.keep_fd, descriptor(v)?)),
             "Leave descriptor FD open for the command"),
-        opt("--sysctl NAME=VALUE", Each(|a, v| texts(&mut a.sysctl, v)),
+        opt("--sysctl NAME=VALUE", Each(|a, v| each(&mut a.sysctl, text(v)?)),
             "Set a sysctl of the container's own namespaces"),
         opt("--as-pid-1", Switch(|a| a.as_pid_1 = true),
             "Run the command as PID 1, for images with an init of their own"),
@@ -155,22 +97,22 @@ pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
             "End when the program that called d-enter ends"),
     ]),
     ("Terminal", &[
-        opt("--tty WHEN", One(|a, v| word(&mut a.tty, &v)), "Terminal of the container's own: auto, always or never"),
+        opt("--tty WHEN", One(|a, v| one(&mut a.tty, of(&v)?)), "Terminal of the container's own: auto, always or never"),
         opt("-t", Switch(|a| a.tty = Some(Tty::Always)), "The same as --tty=always"),
         opt("-i, --interactive", Switch(|_| {}), "Accepted and ignored: stdin is always connected"),
     ]),
     ("Namespaces", &[
-        opt("--net NET", One(|a, v| text(&mut a.net, v)),
+        opt("--net NET", One(|a, v| one(&mut a.net, text(v)?)),
             "Network: none, user[:OPT=VALUE,...], host or ns:PATH [env: D_NET] [default: none]"),
         opt("-n", Switch(|a| a.net = Some("user".to_owned())), "The same as --net=user"),
-        opt("-p, --publish [IP:][HOST:]PORT[/udp]", Each(|a, v| texts(&mut a.publish, v)),
+        opt("-p, --publish [IP:][HOST:]PORT[/udp]", Each(|a, v| each(&mut a.publish, text(v)?)),
             "Forward a port of the host, as d-netup(1) has it; `none` forgets those of config.json; implies --net=user"),
         opt("-P, --publish-all", Switch(|a| a.publish_all = true),
             "Forward all ExposedPorts of the image, each from a free port"),
-        opt("--share NS", Each(|a, v| listed(v, |w| each(&mut a.share, choice::of(w.as_ref())?))),
+        opt("--share NS", Each(|a, v| listed(v, |w| each(&mut a.share, of(w.as_ref())?))),
             "Share a namespace with the caller: pid, ipc, uts or cgroup"),
-        opt("--dns IP", Each(|a, v| texts(&mut a.dns, v)), "Name server"),
-        opt("--add-host NAME:IP", Each(|a, v| texts(&mut a.add_host, v)), "A line of /etc/hosts"),
+        opt("--dns IP", Each(|a, v| each(&mut a.dns, text(v)?)), "Name server"),
+        opt("--add-host NAME:IP", Each(|a, v| each(&mut a.add_host, text(v)?)), "A line of /etc/hosts"),
     ]),
     ("Security", &[
         opt("--cap-add CAP", Each(|a, v| listed(v, |w| each(&mut a.cap_add, w))), "Add a capability (or ALL)"),
@@ -178,15 +120,15 @@ pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
         opt("--seccomp FILE", One(|a, v| one(&mut a.seccomp, v)),
             "System call filter: default, none, or a profile in Docker's JSON"),
         opt("--no-new-privs", Switch(|a| a.no_new_privs = true), "No program gains privileges by being executed"),
-        opt("--unmask PATH", Each(|a, v| texts(&mut a.unmask, v)),
+        opt("--unmask PATH", Each(|a, v| each(&mut a.unmask, text(v)?)),
             "Leave a masked or read-only path of /proc or /sys open (or ALL)"),
     ]),
     ("Limits", &[
-        opt("-m, --memory SIZE", One(|a, v| text(&mut a.memory, v)), "Memory limit, as 512M"),
-        opt("--memory-swap SIZE", One(|a, v| text(&mut a.memory_swap, v)),
+        opt("-m, --memory SIZE", One(|a, v| one(&mut a.memory, text(v)?)), "Memory limit, as 512M"),
+        opt("--memory-swap SIZE", Dashed(|a, v| one(&mut a.memory_swap, text(v)?)),
             "Limit of memory and swap together (-1 for none)"),
-        opt("--cpus N", One(|a, v| text(&mut a.cpus, v)), "Processors, as 1.5"),
-        opt("--pids-limit N", One(|a, v| text(&mut a.pids_limit, v)), "Number of processes"),
+        opt("--cpus N", One(|a, v| one(&mut a.cpus, text(v)?)), "Processors, as 1.5"),
+        opt("--pids-limit N", Dashed(|a, v| one(&mut a.pids_limit, text(v)?)), "Number of processes"),
     ]),
     ("Monitoring", &[
         opt("--status-fd FD", One(|a, v| one(&mut a.status_fd, descriptor(v)?)),
@@ -207,9 +149,6 @@ pub(crate) const OPTIONS: &[(&str, &[Opt])] = &[
         opt("--print-oci", Switch(|a| a.print_oci = true), "Print the equal OCI runtime configuration"),
     ]),
 ];
-
-/// The options whose value may begin with a dash: numbers, of which -1 means no limit.
-pub(crate) const NEGATIVE: [&str; 2] = ["--memory-swap", "--pids-limit"];
 
 /// What goes with `--join`: for the rest, a running container is taken as it is.
 pub(crate) const WITH_JOIN: [&str; 20] = [
@@ -235,39 +174,9 @@ pub(crate) const WITH_JOIN: [&str; 20] = [
     "--verbose",
 ];
 
-fn one<T>(field: &mut Option<T>, value: T) -> Result<(), Wrong> {
-    *field = Some(value);
-    Ok(())
-}
-
-fn each<T>(field: &mut Vec<T>, value: T) -> Result<(), Wrong> {
-    field.push(value);
-    Ok(())
-}
-
-fn utf8(value: OsString) -> Result<String, Wrong> {
-    value.into_string().map_err(|_| "it is not UTF-8".to_owned())
-}
-
-fn text(field: &mut Option<String>, value: OsString) -> Result<(), Wrong> {
-    one(field, utf8(value)?)
-}
-
-fn texts(field: &mut Vec<String>, value: OsString) -> Result<(), Wrong> {
-    each(field, utf8(value)?)
-}
-
 /// Words with commas between them.
 fn listed(value: OsString, mut each: impl FnMut(String) -> Result<(), Wrong>) -> Result<(), Wrong> {
-    utf8(value)?.split(',').try_for_each(|word| each(word.to_owned()))
-}
-
-fn descriptor(value: OsString) -> Result<i32, Wrong> {
-    utf8(value)?.parse().map_err(|_| "it is not a descriptor's number".to_owned())
-}
-
-fn word<T: Words>(field: &mut Option<T>, value: &OsStr) -> Result<(), Wrong> {
-    one(field, choice::of(value)?)
+    text(value)?.split(',').try_for_each(|word| each(word.to_owned()))
 }
 
 /// `none` forgets the volumes before it, too.
@@ -285,36 +194,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn specs_are_read() {
-        let user = by_name("user").unwrap();
-        assert_eq!((user.short(), user.long(), user.name()), (Some('u'), Some("user"), "--user"));
-        assert_eq!(by_name("bind").unwrap().values().collect::<Vec<_>>(), ["SRC", "DST"]);
-        let t = by_letter('t').unwrap();
-        assert_eq!((t.long(), t.name(), t.values().count()), (None, "-t", 0));
-        assert!(by_name("t").is_none() && by_name("").is_none() && by_letter('-').is_none());
-    }
-
-    #[test]
     fn no_name_is_there_twice() {
-        let mut names: Vec<String> = all().filter_map(Opt::long).map(str::to_owned).collect();
-        names.extend(all().filter_map(Opt::short).map(String::from));
+        let mut names: Vec<String> = TOOL.all().filter_map(Opt::long).map(str::to_owned).collect();
+        names.extend(TOOL.all().filter_map(Opt::short).map(String::from));
         let count = names.len();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count);
-        for name in NEGATIVE.iter().chain(&WITH_JOIN) {
-            assert!(all().any(|option| option.name() == *name), "{name}");
+        for name in WITH_JOIN {
+            assert!(TOOL.all().any(|option| option.name() == name), "{name}");
         }
     }
 
     #[test]
     fn what_an_option_takes_has_a_name() {
-        for option in all() {
+        for option in TOOL.all() {
             let wanted = match option.set {
                 Set::Switch(_) => 0,
                 Set::Pair(_) => 2,
-                Set::One(_) | Set::Maybe(_) | Set::Each(_) => 1,
                 Set::Prints(_) | Set::Refused(_) => continue,
+                _ => 1,
             };
             assert_eq!(option.values().count(), wanted, "{}", option.spec);
         }

@@ -12,11 +12,12 @@ use std::process::ExitStatus;
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
+use d_common::options::Outcome;
 use d_common::report::{Level, Report};
 use d_common::sys::{self, SignalAction, SignalSet};
 use rustix::process::Signal;
 
-use crate::args::{Args, Outcome};
+use crate::args::Args;
 use crate::choice::Tty;
 use crate::directory::Directory;
 use crate::launch::Descriptors;

@@ -5,11 +5,10 @@
 use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
-use d_common::exit::exit_of;
+use d_common::exit::{Exit, exit_of};
 use d_common::report::{Level, Report};
 use d_common::sys::blocks::FileBacked;
-use d_unpack::args::{self, Args};
+use d_unpack::args::TOOL;
 use d_unpack::plan::Plan;
 
 /// Large windows of decoders lie in a file.
@@ -18,9 +17,8 @@ static MEMORY: FileBacked = FileBacked;
 
 fn main() -> ExitCode {
     let mut report = Report::new("d-unpack", Level::Normal);
-    let result = match Args::try_parse() {
-        Err(error) => args::explain(&error),
-        Ok(Args { completions: Some(shell), .. }) => args::complete(shell),
+    let result = match TOOL.parse(env::args_os()) {
+        Err(outcome) => outcome.end(Exit::Usage),
         Ok(args) => {
             report.level = Level::from_flags(args.quiet, args.verbose);
             Plan::new(args, &|name| env::var_os(name)).and_then(|plan| d_unpack::run(&plan, &report))

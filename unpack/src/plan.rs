@@ -16,6 +16,10 @@ use crate::exclude::Exclude;
 use crate::metadata::Rules;
 use crate::tar::Budget;
 
+/// The most bytes and entries that are unpacked, unless said otherwise.
+const MAX_SIZE: u64 = 64 << 30;
+const MAX_FILES: u64 = 10_000_000;
+
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Plan {
@@ -107,6 +111,9 @@ impl Plan {
     /// # Errors
     /// [`Exit::Usage`] for what cannot be meant.
     pub fn new(args: Args, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
+        if args.volumes && !args.remove {
+            fail!(Exit::Usage, "--volumes needs --remove; see d-unpack --help");
+        }
         let cache = args.cache.clone().or_else(|| env("D_CACHE").filter(|v| !v.is_empty()).map(PathBuf::from));
         let cache = cache.map_or_else(|| default_cache(env), Ok);
         if args.check {
@@ -155,7 +162,7 @@ impl Plan {
                 latest_mtime: args.clamp_mtime.then(|| source_date(env)).transpose()?,
             },
             is_shared: args.shared,
-            budget: Budget { bytes: args.max_size, entries: args.max_files },
+            budget: Budget { bytes: args.max_size.unwrap_or(MAX_SIZE), entries: args.max_files.unwrap_or(MAX_FILES) },
             output: match (args.json, args.nul) {
                 (true, _) => Output::Json,
                 (_, true) => Output::Nul,
@@ -241,11 +248,11 @@ fn source_date(env: &dyn Fn(&str) -> Option<OsString>) -> Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::args::TOOL;
     use d_common::exit::exit_of;
 
     fn plan(args: &[&str], env: &[(&str, &str)]) -> Result<Plan> {
-        let args = Args::try_parse_from([&["d-unpack"], args].concat()).unwrap();
+        let args = TOOL.parse([&["d-unpack"], args].concat()).unwrap();
         Plan::new(args, &|name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).into()))
     }
 
@@ -277,6 +284,7 @@ mod tests {
             &["--remove", ""],
             &["--remove"],
             &["--gc", "x"],
+            &["--volumes", "i", "d"],
         ] {
             assert_eq!(exit_of(&plan(args, &[("HOME", "/h")]).unwrap_err()), Exit::Usage, "{args:?}");
         }
