@@ -3,17 +3,15 @@
 use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
 use d_common::exit::{Exit, exit_of};
 use d_common::report::{Level, Report};
-use d_pull::args::{self, Args};
+use d_pull::args::TOOL;
 use d_pull::plan::Plan;
 
 fn main() -> ExitCode {
     let mut report = Report::new("d-pull", Level::Normal);
-    let result = match Args::try_parse() {
-        Err(error) => args::explain(&error).map(|()| None),
-        Ok(Args { completions: Some(shell), .. }) => args::complete(shell).map(|()| None),
+    let result = match TOOL.parse(env::args_os()) {
+        Err(outcome) => outcome.end(Exit::Usage).map(|()| None),
         Ok(args) => {
             report.level = Level::from_flags(args.quiet, args.verbose);
             // A working directory that is gone is missed only by whoever needs it.

@@ -21,6 +21,8 @@ const JOBS: usize = 6;
 const MAX_JOBS: usize = 64;
 /// Days after which an unused blob goes.
 const EXPIRE_DAYS: u32 = 30;
+/// Seconds of silence that are borne.
+const TIMEOUT: u64 = 20;
 
 /// The latest time that the eleven octal digits of a tar header hold.
 const MAX_DATE: u64 = 0o77_777_777_777;
@@ -180,9 +182,6 @@ impl Plan {
             args.cache.or_else(|| folders.variable("D_CACHE")).or_else(|| Some(folders.cache()?.join("d-utils")));
         let cache =
             cache.or_exit(Exit::Usage, || "there is no folder for the cache: set HOME or D_CACHE, or use --cache")?;
-        if cache.as_os_str().is_empty() {
-            fail!(Exit::Usage, "--cache is empty: the command that should print it failed");
-        }
         if cache.is_relative() && cwd.is_none() {
             fail!(Exit::NotFound, "the working directory is gone, and with it the cache {}", cache.display());
         }
@@ -212,14 +211,14 @@ impl Plan {
             certs_d: folders.certs_d(),
             mirrors: args.mirror,
             registries_conf: folders.registries_conf(),
-            stall: Duration::from_secs(args.timeout),
+            stall: Duration::from_secs(args.timeout.unwrap_or(TIMEOUT)),
             proxies: Proxies::new(env),
             format: match (args.json, args.null) {
                 (true, _) => Format::Json,
                 (_, true) => Format::Null,
                 _ => Format::Lines,
             },
-            progress: args.progress,
+            progress: args.progress.unwrap_or(Mode::Auto),
             level: Level::from_flags(args.quiet, args.verbose),
         })
     }
@@ -249,6 +248,9 @@ fn action(args: &Args) -> Result<Action> {
     ];
     let show = show.into_iter().find_map(|(wanted, show)| wanted.then_some(show));
     if args.check {
+        if !refs.is_empty() {
+            fail!(Exit::Usage, "--check takes no REF");
+        }
         return Ok(Action::Check);
     }
     if args.offline && args.pull.is_some_and(|p| p != Pull::Never) {
@@ -263,11 +265,6 @@ fn action(args: &Args) -> Result<Action> {
     }
     if refs.is_empty() && args.locked.is_none() {
         fail!(Exit::Usage, "REF is missing; see d-pull --help");
-    }
-    for (option, path) in [("--write-lock", &args.write_lock), ("--locked", &args.locked), ("--output", &args.output)] {
-        if path.as_ref().is_some_and(|p| p.as_os_str().is_empty()) {
-            fail!(Exit::Usage, "{option} is empty: the command that should print it failed");
-        }
     }
     if let Some(show) = show {
         if args.output.is_some() || args.write_lock.is_some() {
@@ -331,11 +328,12 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::args::TOOL;
     use std::ffi::OsString;
 
     fn plan(args: &[&str], env: &[(&str, &str)]) -> Result<Plan> {
-        let args = Args::try_parse_from(["d-pull"].iter().chain(args)).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let args = TOOL.parse(["d-pull"].iter().chain(args));
+        let args = args.or_else(|outcome| outcome.end(Exit::Usage).map(|()| Args::default()))?;
         let get = |name: &str| {
             let found = env.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
             found.or_else(|| (name == "HOME").then(|| "/home/u".into()))
@@ -399,6 +397,7 @@ mod tests {
             &["x", "--cache", ""],
             &["x", "--write-lock", ""],
             &["--check", "--gc"],
+            &["--check", "x"],
             &["x", "-0", "--json"],
             &["x", "--timeout", "0"],
             &["x", "--mirror", "bad host/x y"],
@@ -407,7 +406,7 @@ mod tests {
         }
         assert!(plan(&["x"], &[("D_JOBS", "no")]).unwrap_err().to_string().contains("D_JOBS"));
         let home = |name: &str| (name == "D_PLATFORM").then(OsString::new);
-        let args = Args::try_parse_from(["d-pull", "x"]).unwrap();
+        let args = TOOL.parse(["d-pull", "x"]).unwrap();
         assert!(Plan::new(args, &home, None).unwrap_err().to_string().contains("set HOME"));
     }
 

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use d_common::digest::Digest;
+use d_common::options::Words;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const SHORT: usize = 12;
 
 /// What is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Bars if stderr is a terminal, else nothing.
     Auto,
@@ -24,6 +25,20 @@ pub enum Mode {
     Json,
     /// Nothing.
     None,
+}
+
+impl Words for Mode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("plain", Self::Plain), ("json", Self::Json), ("none", Self::None)];
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::Auto => "Bars if stderr is a terminal, else nothing",
+            Self::Plain => "A line for each blob when it is there",
+            Self::Json => "JSON lines: blob, current, total",
+            Self::None => "Nothing",
+        }
+    }
 }
 
 /// Draws the progress of all blobs.
