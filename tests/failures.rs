@@ -55,7 +55,7 @@ fn unknown_images_and_unreachable_registries() {
     scratch.run(["d-pull", &format!("{closed}/busybox")]).fails(75).err_has(&closed).prints("");
 }
 
-/// What cannot be printed is a failure of one line, also where clap prints it.
+/// What cannot be printed is a failure of one line, help and completions too.
 #[test]
 fn a_full_or_closed_stdout_is_told() {
     let scratch = Scratch::new();

@@ -22,7 +22,12 @@ pub(crate) extern "C" fn look_at_stdout() {
 /// [`Exit::Io`] when they cannot be written, [`Exit::CantCreate`] on a full disk.
 pub fn print(bytes: &[u8]) -> Result<()> {
     // Who has nothing to say needs no stdout.
-    if bytes.is_empty() { Ok(()) } else { printed(io::stdout().lock().write_all(bytes)) }
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    must_be_open()?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).or_exit(Exit::Io, || "cannot write to stdout")
 }
 
 /// Whether there is a stdout: with `>&-` there is none, and what is written to it goes nowhere without an error.
@@ -35,13 +40,4 @@ pub fn must_be_open() -> Result<()> {
     } else {
         Ok(())
     }
-}
-
-/// What became of a text that someone else (clap) wrote on stdout.
-///
-/// # Errors
-/// As [`print`].
-pub fn printed(written: io::Result<()>) -> Result<()> {
-    must_be_open()?;
-    written.and_then(|()| io::stdout().flush()).or_exit(Exit::Io, || "cannot write to stdout")
 }

@@ -134,15 +134,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     if text.contains(bad) { Cow::Owned(text.replace(bad, "?")) } else { Cow::Borrowed(text) }
 }
 
-/// A clap error as one line: its message up to the first blank line, without the leading `error: `.
-///
-/// clap renders a paragraph, a usage and a hint; the suite prints one line (d-utils(7), MESSAGES).
-pub fn usage_line(rendered: &str, tool: &str) -> String {
-    let message = rendered.strip_prefix("error: ").unwrap_or(rendered);
-    let paragraph: Vec<&str> = message.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
-    format!("{}; see {tool} --help", paragraph.join(" "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,23 +5,22 @@ use std::process::ExitCode;
 
 use d_common::exit::{Exit, exit_of};
 use d_common::report::{Level, Report};
-use d_netup::args::{Parsed, parse};
+use d_netup::args::TOOL;
 
 fn main() -> ExitCode {
     let argv: Vec<_> = env::args_os().collect();
     // With a command, its own codes must not be mistaken for ours (d-utils(7), EXIT STATUS).
     let runs_a_command = argv.iter().any(|arg| arg == "--");
     let failed = |exit: Exit| ExitCode::from(if runs_a_command { Exit::Enter as u8 } else { exit as u8 });
-    let args = match parse(&argv) {
-        Parsed::Args(args) => *args,
-        Parsed::Printed => return ExitCode::SUCCESS,
-        Parsed::Wrong(error) => {
-            Report::new("d-netup", Level::Normal).error(&error);
-            return failed(exit_of(&error));
+    let mut report = Report::new("d-netup", Level::Normal);
+    let result = match TOOL.parse(argv) {
+        Err(outcome) => outcome.end(Exit::Usage).map(|()| 0),
+        Ok(args) => {
+            report.level = Level::from_flags(args.quiet, args.verbose);
+            d_netup::run(args, &report)
         }
     };
-    let report = Report::new("d-netup", Level::from_flags(args.quiet, args.verbose));
-    match d_netup::run(args, &report) {
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report.error(&error);

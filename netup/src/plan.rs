@@ -157,7 +157,7 @@ fn connect(args: Args, style: Style) -> Result<Plan, String> {
     let session = Session {
         publish: parse_all(&args.publish)?,
         network: network(&args)?,
-        backend: args.backend,
+        backend: args.backend.unwrap_or_default(),
         forwarder: args.forward,
         ready_fd: descriptor("--ready-fd", args.ready_fd)?,
         exit_fd: descriptor("--exit-fd", args.exit_fd)?,
@@ -166,7 +166,7 @@ fn connect(args: Args, style: Style) -> Result<Plan, String> {
     if session.ready_fd.is_some() && session.ready_fd == session.exit_fd {
         return Err("--ready-fd and --exit-fd name the same descriptor".to_owned());
     }
-    if args.backend == BackendChoice::Pasta && args.forward == Some(Forwarder::Slirp) {
+    if args.backend == Some(BackendChoice::Pasta) && args.forward == Some(Forwarder::Slirp) {
         return Err("--forward slirp needs slirp4netns: leave it out with --backend pasta".to_owned());
     }
     if args.command.is_empty() {
@@ -188,18 +188,19 @@ fn connect(args: Args, style: Style) -> Result<Plan, String> {
 }
 
 fn network(args: &Args) -> Result<Network, String> {
-    if !MTUS.contains(&args.mtu) {
-        return Err(format!("--mtu {}: it must be {} to {}", args.mtu, MTUS.start(), MTUS.end()));
+    let mtu = args.mtu.unwrap_or(DEFAULT_MTU);
+    if !MTUS.contains(&mtu) {
+        return Err(format!("--mtu {mtu}: it must be {} to {}", MTUS.start(), MTUS.end()));
     }
-    if args.ipv6 && args.mtu < MIN_MTU_IPV6 {
-        return Err(format!("--mtu {}: IPv6 needs {MIN_MTU_IPV6} at least", args.mtu));
+    if args.ipv6 && mtu < MIN_MTU_IPV6 {
+        return Err(format!("--mtu {mtu}: IPv6 needs {MIN_MTU_IPV6} at least"));
     }
     if args.outbound_addr.as_deref() == Some("") {
         return Err("--outbound-addr is empty: the command that should print it failed".to_owned());
     }
     Ok(Network {
-        cidr: args.cidr,
-        mtu: args.mtu,
+        cidr: args.cidr.unwrap_or_default(),
+        mtu,
         ipv6: args.ipv6,
         host_loopback: args.allow_host_loopback,
         dns: !args.no_dns,
@@ -227,11 +228,16 @@ fn pid(operand: Option<&str>) -> Result<Pid, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::args::TOOL;
+    use d_common::options::Outcome;
 
     fn plan_of(line: &str) -> Result<Plan, String> {
         let args = line.split(' ').filter(|w| !w.is_empty()).map(|w| if w == "''" { "" } else { w });
-        plan(Args::try_parse_from(["d-netup"].into_iter().chain(args)).map_err(|e| e.to_string())?)
+        match TOOL.parse(["d-netup"].into_iter().chain(args)) {
+            Ok(args) => plan(args),
+            Err(Outcome::Usage(why)) => Err(why),
+            Err(Outcome::Print(_)) => panic!("{line} prints"),
+        }
     }
 
     #[test]
@@ -275,7 +281,7 @@ mod tests {
             ("--cidr 10.0.2.0/26 1", "1 to 25"),
             ("--ready-fd 3 --exit-fd 3 1", "same descriptor"),
             ("--backend pasta --forward slirp 1", "needs slirp4netns"),
-            ("--lis 1", "unexpected argument"),
+            ("--lis 1", "there is no option --lis"),
         ] {
             let why = plan_of(line).unwrap_err();
             assert!(why.contains(part), "{line}: {why}");
