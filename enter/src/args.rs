@@ -76,7 +76,7 @@ impl Args {
     pub fn from_command_line(argv: impl IntoIterator<Item = OsString>) -> Result<Self, Outcome> {
         let words: Vec<OsString> = argv.into_iter().skip(1).collect();
         if words == ["-h"] {
-            return Err(Outcome::Print(TOOL.summary().into()));
+            return Err(Outcome::Print(TOOL.summary()));
         }
         Self::from_words(words).map_err(|outcome| outcome.pointing_to(TOOL.name))
     }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_takes_the_table() {
+    fn the_help_is_made_of_the_table() {
         assert!(TOOL.help().contains("--print-oci"));
     }
 

@@ -16,7 +16,7 @@ pub enum Outcome {
     /// Wrong usage, one line.
     Usage(String),
     /// A text for stdout, as a success.
-    Print(Vec<u8>),
+    Print(String),
 }
 
 impl Outcome {
@@ -27,7 +27,7 @@ impl Outcome {
     pub fn end(self, usage: Exit) -> Result<()> {
         match self {
             Self::Usage(line) => Err(failure(usage, line)),
-            Self::Print(text) => output::print(&text),
+            Self::Print(text) => output::print(text.as_bytes()),
         }
     }
 
@@ -102,7 +102,7 @@ impl<A: Default> Tool<A> {
         Ok((args, given))
     }
 
-    fn printed(&self, option: &Opt<A>, print: Print, letter: bool, parser: &mut Parser) -> Result<Vec<u8>, Outcome> {
+    fn printed(&self, option: &Opt<A>, print: Print, letter: bool, parser: &mut Parser) -> Result<String, Outcome> {
         if print == Print::Completions {
             let shell = option.value(parser)?;
             return self.completions(&shell).map_err(|why| wrong(option.name(), &shell, &why));
@@ -111,12 +111,11 @@ impl<A: Default> Tool<A> {
         if let Some(value) = parser.optional_value().filter(|_| !letter) {
             return Err(lexopt::Error::UnexpectedValue { option: option.name().to_owned(), value }.into());
         }
-        let text = match print {
+        Ok(match print {
             Print::Help if !letter => self.help(),
             Print::Version => self.version(),
             _ => self.summary(),
-        };
-        Ok(text.into())
+        })
     }
 
     fn exclude(&self, given: &[&str]) -> Result<(), Outcome> {
