@@ -20,6 +20,8 @@ mod property;
 mod rules;
 #[path = "unpack/sources.rs"]
 mod sources;
+#[path = "unpack/windows.rs"]
+mod windows;
 
 use std::path::Path;
 

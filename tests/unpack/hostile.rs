@@ -109,7 +109,7 @@ fn bombs_and_endless_streams_end() {
 }
 
 /// The most that d-unpack may ever have resident, in KiB: 64 MB.
-const MOST: u64 = 62_500;
+pub(crate) const MOST: u64 = 62_500;
 
 /// The peak of d-unpack's memory in KiB, unpacking `image`.
 #[track_caller]

@@ -6,7 +6,6 @@ use std::io::{self, BufRead, Read};
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
-use d_common::sys::blocks;
 
 /// The largest window of a zstd frame or an xz block, as a power of two, in bytes: what `zstd --ultra -22` and `zstd --long`
 /// write, and zstd(1) reads without being asked; twice that of `xz -9`.
@@ -17,9 +16,6 @@ const SMALL_WINDOW: u64 = 8 << 20;
 
 /// How much of an archive [`Compression::has_large_window`] wants to see, in bytes: the longest header of a zstd frame.
 pub const START: u64 = 18;
-
-/// How much is decoded with a large window at once, in bytes: it goes back to the kernel between two steps.
-const STEP: usize = 16 << 10;
 
 /// The most memory an xz stream may need, in KiB: its window and a little.
 const XZ_MEMORY_KIB: u32 = (1 << (WINDOW_LOG - 10)) + 1024;
@@ -119,16 +115,12 @@ fn zstd_window(start: &[u8]) -> Option<u64> {
     Some(if size.len() == 2 { number + 256 } else { number })
 }
 
-/// A decoder with a window. A large one lies in a file and does not stay in memory; the error of one that is too large says
-/// what to do about it.
+/// A decoder with a window; the error of one that is too large says what to do about it.
 struct Windowed<R>(R);
 
 impl<R: Read> Read for Windowed<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let len = if blocks::is_any() { out.len().min(STEP) } else { out.len() };
-        let read = self.0.read(&mut out[..len]);
-        blocks::trim();
-        read.map_err(|error| {
+        self.0.read(out).map_err(|error| {
             let text = error.to_string();
             // libzstd's words, and lzma-rust2's.
             if text.contains("requires too much memory") || text.contains("mem_limit_kb") {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use d_common::container::Stamp;
 use d_common::digest::Digest;
-use d_common::exit::Exit;
+use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::report::Report;
 use d_common::sys::blocks;
@@ -29,7 +29,7 @@ pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
     let old = old(&place, plan)?;
     place.check_parent()?;
     if let Ok(file) = nameless_in(&place.parent) {
-        blocks::keep_in(file);
+        blocks::keep_in(file).or_exit(Exit::Io, || "cannot handle faults")?;
     }
     let identity = Identity::take(plan.map, report)?;
     place.clean(report);

@@ -1,15 +1,18 @@
 //! Large blocks of memory that lie in a file: the windows of decoders, which are as large as a packer chose.
 //!
 //! With [`FileBacked`] as its global allocator a program has its allocations of [`LARGE`] bytes and more as shared mappings of
-//! the nameless file that it gave to [`keep_in`]. Such pages are not the program's to keep: the kernel writes them back and
-//! takes them when it wants memory for something else, and [`trim`] lets go of them, so that few are resident at any time.
-//! Where there is no such file, or it has no room, a block is anonymous memory like any other.
+//! the nameless file that it gave to [`keep_in`]. Of all such blocks together no more than [`RESIDENT`] bytes can be touched;
+//! the rest is protected, and a fault there opens a chunk and closes the one that was opened first. What is closed is in the
+//! page cache and in the file, which are the kernel's to keep or to write back. So the bound holds whatever the decoder does,
+//! and for a decoder that goes ahead the price is a signal for every 64 KiB.
+//!
+//! Where there is no such file, or it has no room, a block is anonymous memory like any other. A system call cannot be given
+//! such a block: it fails with `EFAULT` where a program would fault.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
-use std::ops::Range;
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,11 +20,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Where a block begins to be large, in bytes: above the windows that ordinary images are packed with, which are memory.
 pub const LARGE: usize = 12 << 20;
 
-/// How much of files, the program's own among them, may be resident before [`trim`] does something about it, in bytes.
-const MAX_RESIDENT: usize = 32 << 20;
+/// How much of all blocks can be touched, and so be resident, at a time, in bytes.
+const RESIDENT: usize = 24 << 20;
 
-/// The part of each block that is let go then, by turns: what is read again and again stays longer than when all of it goes.
-const PARTS: usize = 8;
+/// What is opened and closed at once, in bytes: as much as the kernel maps around a page that is read.
+const CHUNK: usize = 64 << 10;
+
+/// How blocks are aligned at least, in bytes: to a page.
+const ALIGNMENT: usize = 4 << 10;
 
 /// Blocks that can be in the file at once.
 const MAX_BLOCKS: usize = 4;
@@ -29,21 +35,18 @@ const MAX_BLOCKS: usize = 4;
 /// What is reserved for each, in addresses and in the file, in bytes: the largest that a block can be.
 const PLACE: usize = 256 << 20;
 
-/// What is mapped at once, in bytes. A read that faults maps the pages around it, too, up to 64 KiB but never beyond the
-/// mapping: in smaller ones a decoder that looks here and there in its window has less of it resident.
-const CHUNK: usize = 8 << 10;
-
 /// The global allocator of a program that decodes what others packed.
 pub struct FileBacked;
 
-/// What is known of all blocks.
+/// What is known of all blocks. Whoever has the lock touches none of them.
 struct Blocks {
     file: Option<File>,
-    /// /proc/self/statm.
-    statm: Option<File>,
     places: [Place; MAX_BLOCKS],
-    /// Whose turn it is of the parts.
-    turn: usize,
+    /// The chunks that are open, and null, in the order they were opened from `oldest` on.
+    open: [*mut u8; RESIDENT / CHUNK],
+    oldest: usize,
+    /// What was done about a fault before.
+    action: Option<libc::sigaction>,
 }
 
 /// A place for a block; what was mapped for one is kept for the next.
@@ -57,45 +60,62 @@ struct Place {
 }
 
 // SAFETY: the addresses are those of mappings, which belong to no thread.
-unsafe impl Send for Place {}
+unsafe impl Send for Blocks {}
 
 static BLOCKS: Mutex<Blocks> = Mutex::new(Blocks {
     file: None,
-    statm: None,
     places: [Place { start: null_mut(), mapped: 0, is_used: false }; MAX_BLOCKS],
-    turn: 0,
+    open: [null_mut(); RESIDENT / CHUNK],
+    oldest: 0,
+    action: None,
 });
 
 /// How many blocks there are, for a look without the lock.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+fn is_any() -> bool {
+    COUNT.load(Ordering::Relaxed) > 0
+}
 
 fn blocks() -> MutexGuard<'static, Blocks> {
     BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// From now on large blocks lie in `file`, which must be nobody else's: empty, readable, writable and without a name.
-pub fn keep_in(file: File) {
-    let statm = File::open("/proc/self/statm").ok();
+///
+/// # Errors
+/// sigaction(2)'s; blocks are ordinary memory then.
+pub fn keep_in(file: File) -> io::Result<()> {
+    // SAFETY: sigaction is plain data for which all zeroes are valid.
+    let (mut ours, mut before): (libc::sigaction, libc::sigaction) =
+        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    ours.sa_sigaction = on_fault as *const () as libc::sighandler_t;
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     let mut blocks = blocks();
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for, and does what a handler may (see there).
+    super::check(unsafe { libc::sigaction(libc::SIGSEGV, &raw const ours, &raw mut before) }.into())?;
+    blocks.action = Some(before);
     blocks.file.get_or_insert(file);
-    blocks.statm = statm;
+    Ok(())
 }
 
-/// Whether any block lies in the file.
-pub fn is_any() -> bool {
-    COUNT.load(Ordering::Relaxed) > 0
-}
-
-/// Lets go of some of the blocks' pages when many are resident. Whoever works in a block calls it often.
-pub fn trim() {
-    if is_any() {
-        let mut blocks = blocks();
-        if blocks.resident().is_none_or(|bytes| bytes > MAX_RESIDENT) {
-            let turn = blocks.turn;
-            blocks.let_go(turn..turn + 1);
-            blocks.turn = (turn + 1) % PARTS;
+/// A fault: opens the chunk that it was in. One that is not ours is left to who was there before, by letting it happen again.
+///
+/// It runs between two instructions of a program that was touching a block, so outside of this module and of the allocator, whose
+/// locks are free; all that it calls are system calls.
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel gives a valid `info`; errno is this thread's, and put back for the code that was interrupted.
+    let (address, errno) = unsafe { ((*info).si_addr(), *libc::__errno_location()) };
+    let mut blocks = blocks();
+    if !blocks.open(address.cast()) {
+        // SAFETY: the action is the one that was there before, or SIG_DFL, which all zeroes are.
+        unsafe {
+            let before = blocks.action.take().unwrap_or_else(|| std::mem::zeroed());
+            libc::sigaction(signal, &raw const before, null_mut());
         }
     }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
 }
 
 impl Blocks {
@@ -116,44 +136,56 @@ impl Blocks {
     /// Makes a block `len` bytes long, where it is.
     fn resize(&mut self, block: *mut u8, len: usize) -> Option<()> {
         let number = self.number(block)?;
-        self.let_go(0..PARTS);
         self.places[number].map(number, len, self.file.as_ref()?)
     }
 
     /// Takes a block back. False when it is none of these.
     fn give(&mut self, block: *mut u8) -> bool {
         let Some(number) = self.number(block) else { return false };
-        self.let_go(0..PARTS);
+        let place = self.places[number];
+        for chunk in self.open.iter_mut().filter(|chunk| place.chunk(**chunk).is_some()) {
+            close(std::mem::replace(chunk, null_mut()));
+        }
         self.places[number].is_used = false;
         COUNT.fetch_sub(1, Ordering::Relaxed);
         true
     }
 
-    /// How much of files is resident, in bytes (proc_pid_statm(5)).
-    fn resident(&self) -> Option<usize> {
-        let mut text = [0; 128];
-        let len = self.statm.as_ref()?.read_at(&mut text, 0).ok()?;
-        let pages: usize = str::from_utf8(&text[..len]).ok()?.split(' ').nth(2)?.parse().ok()?;
-        // SAFETY: sysconf has no preconditions.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        Some(pages * usize::try_from(page).ok()?)
+    /// Opens the chunk with `address`, and closes the oldest. False for an address in no block.
+    fn open(&mut self, address: *mut u8) -> bool {
+        let Some(chunk) = self.places.iter().find_map(|place| place.chunk(address)) else { return false };
+        // Another thread may have had the same fault.
+        if self.open.contains(&chunk) {
+            return true;
+        }
+        close(std::mem::replace(&mut self.open[self.oldest], chunk));
+        self.oldest = (self.oldest + 1) % self.open.len();
+        // SAFETY: the chunk is a part of a mapping of ours that is in use as a block.
+        unsafe { libc::mprotect(chunk.cast(), CHUNK, libc::PROT_READ | libc::PROT_WRITE) == 0 }
     }
+}
 
-    /// Unmaps the pages of these parts. Whoever touches one again finds in it what it was: they are in the page cache, or in
-    /// the file.
-    fn let_go(&self, parts: Range<usize>) {
-        for place in self.places.iter().filter(|place| place.is_used) {
-            let [from, to] = [parts.start, parts.end].map(|part| place.mapped / CHUNK * part / PARTS * CHUNK);
-            // SAFETY: these are shared mappings of a file, whose content stays as it is; and they are ours.
-            unsafe { libc::madvise(place.start.add(from).cast(), to - from, libc::MADV_DONTNEED) };
+/// Closes a chunk, if it is one: whoever touches it next finds in it what it was.
+fn close(chunk: *mut u8) {
+    if !chunk.is_null() {
+        // SAFETY: it is a part of a shared mapping of ours, whose content is the file's.
+        unsafe {
+            libc::mprotect(chunk.cast(), CHUNK, libc::PROT_NONE);
+            libc::madvise(chunk.cast(), CHUNK, libc::MADV_DONTNEED);
         }
     }
 }
 
 impl Place {
+    /// The chunk that `address` is in, if this is the place of a block, and it is there.
+    fn chunk(&self, address: *mut u8) -> Option<*mut u8> {
+        let offset = address.addr().checked_sub(self.start.addr()).filter(|at| self.is_used && *at < self.mapped)?;
+        Some(self.start.wrapping_add(offset / CHUNK * CHUNK))
+    }
+
     /// Maps at least `len` bytes of this place, which is the `number`th in `file`. What is mapped already stays as it is.
     fn map(&mut self, number: usize, len: usize, file: &File) -> Option<()> {
-        let len = len.checked_next_multiple_of(2 * CHUNK).filter(|len| *len <= PLACE)?;
+        let len = len.checked_next_multiple_of(CHUNK).filter(|len| *len <= PLACE)?;
         if len <= self.mapped {
             return Some(());
         }
@@ -166,23 +198,20 @@ impl Place {
             }
             self.start = start.cast();
         }
-        let offset = |at: usize| libc::off_t::try_from(number * PLACE + at).ok();
+        let more = len - self.mapped;
+        let from = libc::off_t::try_from(number * PLACE + self.mapped).ok()?;
         // Without a promise of room a full disk would be a SIGBUS later.
-        let (from, more) = (offset(self.mapped)?, libc::off_t::try_from(len - self.mapped).ok()?);
         // SAFETY: fallocate touches no memory of ours.
-        if unsafe { libc::fallocate(file.as_raw_fd(), 0, from, more) } != 0 {
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, from, libc::off_t::try_from(more).ok()?) } != 0 {
             return None;
         }
-        for at in (self.mapped..len).step_by(CHUNK) {
-            let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
-            // Neighbours change places in the file, or the kernel would make one mapping of them.
-            let offset = offset(((at / CHUNK) ^ 1) * CHUNK)?;
-            // SAFETY: these addresses are reserved above and not in use yet, and this part of the file is mapped nowhere else.
-            let chunk =
-                unsafe { libc::mmap(self.start.add(at).cast(), CHUNK, protection, flags, file.as_raw_fd(), offset) };
-            if chunk == libc::MAP_FAILED {
-                return None;
-            }
+        let at = self.start.wrapping_add(self.mapped).cast();
+        // SAFETY: these addresses are reserved above and not in use yet, and this part of the file is mapped nowhere else.
+        let mapping = unsafe {
+            libc::mmap(at, more, libc::PROT_NONE, libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd(), from)
+        };
+        if mapping == libc::MAP_FAILED {
+            return None;
         }
         self.mapped = len;
         Some(())
@@ -194,7 +223,7 @@ impl Place {
 unsafe impl GlobalAlloc for FileBacked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() >= LARGE
-            && layout.align() <= CHUNK
+            && layout.align() <= ALIGNMENT
             && let Some(block) = blocks().take(layout.size())
         {
             return block;
