@@ -305,6 +305,19 @@ fn without_any_user_namespace_it_works_with_one_warning() {
 }
 
 #[test]
+fn without_any_user_namespace_locked_directories_are_bounded() {
+    let scratch = Scratch::new();
+    let deep = vec!["d".repeat(250); 14].join("/");
+    let locked = (0..8000).map(|n| E::dir(format!("{deep}/{n}")).mode(0o000));
+    image([locked.collect::<Vec<_>>()]).write(&scratch.join("image"));
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces
+        exec setpriv --bounding-set=-all --inh-caps=-all d-unpack -q image c";
+    let done = scratch.run(["unshare", "--map-root-user", "sh", "-ec", script]).fails(65);
+    done.err_has("lock their owner out");
+    assert!(!scratch.join("c").exists());
+}
+
+#[test]
 fn the_check_reports_each_map() {
     let scratch = Scratch::new();
     let done = scratch.run(["d-unpack", "--check"]).ok();

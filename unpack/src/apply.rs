@@ -315,6 +315,12 @@ impl<'a> Applier<'a> {
         if !is_fresh || inherits || is_bound || mode.intersects(Mode::SUID | Mode::SGID) {
             let set = self.tree.set_mode(path, dir, mode, is_bound);
             self.notes.mode(set, &entry.path)?;
+            if self.tree.remembers_too_much() {
+                fail!(
+                    Exit::Data,
+                    "too many directories with modes that lock their owner out; unpack it where user namespaces can be made"
+                );
+            }
         }
         set_xattrs(&**dir, entry, is_fresh, self.identity, &mut self.notes)?;
         dir.set_mtime(timespec(self.rules.mtime(entry)));

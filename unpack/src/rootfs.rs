@@ -122,6 +122,11 @@ pub enum Missing {
     Leave,
 }
 
+/// What a mode that is set at the end takes in memory beside its path, in bytes.
+const LATE_MODE: usize = 100;
+/// What all of them may take.
+const MAX_LATE_BYTES: usize = 24 << 20;
+
 /// The tree.
 #[derive(Debug)]
 pub struct Tree {
@@ -134,6 +139,8 @@ pub struct Tree {
     pub has_made_parents: bool,
     /// Directories with a mode that would lock out a process that permission bits bind: path, inode and mode.
     late_modes: BTreeMap<Vec<u8>, (u64, Mode)>,
+    /// About how much memory these take, in bytes.
+    late_bytes: usize,
 }
 
 impl Tree {
@@ -147,6 +154,7 @@ impl Tree {
             inodes: HashMap::new(),
             has_made_parents: false,
             late_modes: BTreeMap::new(),
+            late_bytes: 0,
         }
     }
 
@@ -285,13 +293,22 @@ impl Tree {
     /// fchmod(2)'s.
     pub fn set_mode(&mut self, path: &[u8], dir: &Dir, mode: Mode, is_bound: bool) -> Result<(), Errno> {
         let mut now = mode;
-        self.late_modes.remove(path);
+        let bytes = path.len() + LATE_MODE;
+        if self.late_modes.remove(path).is_some() {
+            self.late_bytes -= bytes;
+        }
         if is_bound && !mode.contains(Mode::RWXU) {
             self.late_modes.insert(path.to_vec(), (dir.inode, mode));
+            self.late_bytes += bytes;
             now |= Mode::RWXU;
         }
         dir.is_setgid.set(mode.contains(Mode::SGID));
         rustix::fs::fchmod(dir, now)
+    }
+
+    /// Whether more modes come into force at the end than can be remembered.
+    pub fn remembers_too_much(&self) -> bool {
+        self.late_bytes > MAX_LATE_BYTES
     }
 
     /// Ends the work: the last modes and times.
