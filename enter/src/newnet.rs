@@ -22,7 +22,7 @@ use crate::waiting::Waiting;
 pub enum When {
     /// With the others, since it is needed at once, or nothing else can be relied on. Or there is none.
     Born,
-    /// By the command's process, while the init waits for newuidmap and mounts.
+    /// By the command's process, while the init mounts: not sooner, since newuidmap and newgidmap want all processors.
     Beside,
     /// By the init, while it waits for newuidmap: the command's process comes later.
     Waiting,

@@ -27,7 +27,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Forks it. It does what it can do `before` the root is there, and then waits for [`Waiting::settle`].
+    /// Forks it. Told to [`Waiting::identify`] itself, it does what it can do `before` the root is there, and then waits for
+    /// [`Waiting::settle`].
     ///
     /// # Errors
     /// [`Exit::Enter`]; failures of that process are told through the channel.
