@@ -166,8 +166,9 @@ fn inside(target: &Target, socket: &OwnedFd, files: Files, makes_tap: bool) -> !
     // Before anything that takes time: the next d-netup makes files of the same names.
     drop(files);
     // All of a pid namespace ends with its init, and with all of it the network namespace.
-    if let Some(tap) = tap.filter(|_| !(target.is_init && ended(&target.pidfd))) {
-        tap.remove();
+    match tap {
+        Some(tap) if target.is_init && ended(&target.pidfd) => tap.leave(),
+        tap => drop(tap),
     }
     sys::exit_now(0)
 }

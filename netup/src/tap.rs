@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Whom a process is in a user namespace where it is not mapped (user_namespaces(7)).
 const NOBODY: u32 = 65_534;
 
-/// The device, made in the network namespace of this process, whose it is: to remove it again needs no capability.
+/// The device, made in the network namespace of this process, whose it is: to remove it again needs no capability. It goes with
+/// this value, once the backend has left it.
 #[derive(Debug)]
 pub struct Tap(File);
 
@@ -44,8 +46,14 @@ impl Tap {
         Ok(Self(unattached))
     }
 
-    /// Takes it away, once the backend has left it.
-    pub fn remove(&self) {
+    /// Leaves it to the kernel.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
         let limit = Instant::now() + PATIENCE;
         loop {
             match attach_tap(&self.0, DEVICE, false) {
@@ -61,8 +69,8 @@ impl Tap {
     }
 }
 
-impl std::os::fd::AsFd for Tap {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
