@@ -1,140 +1,99 @@
 //! Reading ahead: a thread fills buffers from a reader while the caller works on earlier ones.
-//!
-//! The buffers go round in a circle, so memory is bounded by their number, and a slow consumer stops the producer.
 
 use std::io::{self, BufRead, Read};
 use std::mem;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use anyhow::Result;
+use d_common::digest::{Algorithm, Hasher};
 use d_common::exit::{Exit, OrExit};
 
 use crate::carried::{carry, reading};
+use crate::circle::{Circle, Piece, Spares};
 use crate::tar::{Input, read_buffered};
 
-/// The size of a buffer in bytes: large enough that a channel operation is nothing beside its inflation, small enough that it
-/// is still in the processor's cache when it is hashed and written.
+/// The size of a buffer in bytes: large enough that handing it over is nothing beside its inflation, small enough that it is
+/// still in the processor's cache when it is hashed and written.
 pub const BUFFER: usize = 256 << 10;
+
+/// How many buffers of what is read may wait for being hashed.
+const RAW_BUFFERS: usize = 4;
+
+/// A stream of more buffers than this is worth a thread of its own for hashing.
+const LONG: usize = 4;
 
 /// The consumer's end.
 pub struct Ahead {
-    filled: Receiver<Result<Vec<u8>>>,
-    used: Sender<Vec<u8>>,
-    current: Vec<u8>,
+    circle: Arc<Circle>,
+    current: Piece,
     position: usize,
 }
 
-/// The producer's end.
-pub struct Filler {
-    filled: SyncSender<Result<Vec<u8>>>,
-    used: Receiver<Vec<u8>>,
-    to_make: usize,
-}
+/// The producer's end. The consumer's input ends where it is dropped.
+pub struct Filler(Arc<Circle>);
 
-/// Both ends of a circle of `buffers` buffers.
-pub fn pair(buffers: usize) -> (Filler, Ahead) {
-    let (filled, to_read) = sync_channel(buffers);
-    let (used, to_fill) = channel();
-    let filler = Filler { filled, used: to_fill, to_make: buffers };
-    (filler, Ahead { filled: to_read, used, current: Vec::new(), position: 0 })
-}
-
-/// What became of what was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sent {
-    /// There may be more.
-    Some,
-    /// That was all.
-    All,
-    /// The consumer is gone.
-    Nothing,
+/// Both ends of a circle of `buffers` buffers, which come from `spares` where there are some, and go there in the end.
+pub fn pair(buffers: usize, spares: Spares) -> (Filler, Ahead) {
+    let circle = Arc::new(Circle::new(RAW_BUFFERS, buffers, spares));
+    (Filler(Arc::clone(&circle)), Ahead { circle, current: Piece::default(), position: 0 })
 }
 
 impl Filler {
+    /// `input`, to be unpacked and sent; it is counted and, where an algorithm is given, hashed on the way.
+    pub fn raw<R: Read>(&self, input: R, algorithm: Option<Algorithm>) -> Raw<R> {
+        if let Some(algorithm) = algorithm {
+            self.0.lock().raw.start_hashing(Hasher::new(algorithm));
+        }
+        Raw { circle: Arc::clone(&self.0), input, length: 0, current: Piece::default(), position: 0 }
+    }
+
+    /// All that is sent from now on goes through a hasher.
+    pub fn start_hashing(&self, algorithm: Algorithm) {
+        self.0.lock().plain.start_hashing(Hasher::new(algorithm));
+    }
+
     /// Sends all that `input` has. False when the consumer is gone.
     ///
     /// # Errors
     /// The input's.
-    pub fn send_all(&mut self, input: &mut dyn Read) -> io::Result<bool> {
-        Ok(self.send(input, usize::MAX, |_| {})? == Sent::All)
-    }
-
-    /// Sends as many as `pieces` pieces of what `input` has, and shows each to `seen` on the way.
-    ///
-    /// # Errors
-    /// The input's.
-    pub fn send(&mut self, input: &mut dyn Read, pieces: usize, mut seen: impl FnMut(&[u8])) -> io::Result<Sent> {
-        for _ in 0..pieces {
-            let Some(mut buffer) = self.buffer() else { return Ok(Sent::Nothing) };
+    pub fn send_all(&self, input: &mut dyn Read) -> io::Result<bool> {
+        let mut sent = 0;
+        while let Some(mut buffer) = self.0.buffer(|state| &mut state.plain, BUFFER) {
+            if sent == LONG && processors() > 2 && self.0.has_hashers() {
+                let circle = Arc::clone(&self.0);
+                // Without it the others do all.
+                let _ = start("hash", move || circle.help());
+            }
+            sent += 1;
             let len = fill(input, &mut buffer)?;
             if len == 0 {
-                return Ok(Sent::All);
+                return Ok(true);
             }
             buffer.truncate(len);
-            seen(&buffer);
-            if self.filled.send(Ok(buffer)).is_err() {
-                return Ok(Sent::Nothing);
-            }
+            let mut state = self.0.lock();
+            let piece = state.plain.filled(buffer);
+            state.filled.push_back(piece);
+            self.0.turn();
         }
-        Ok(Sent::Some)
+        Ok(false)
     }
 
-    /// Puts a thread between this and the consumer, to which each piece is shown as by [`Filler::send`]. It ends with the
-    /// filler that this gives.
-    ///
-    /// # Errors
-    /// [`Exit::Unavailable`] when no thread can be made.
-    pub fn through<S: Send + 'static>(
-        self,
-        mut state: S,
-        seen: impl Fn(&mut S, &[u8]) + Send + 'static,
-    ) -> Result<(Self, JoinHandle<S>)> {
-        let (filled, to_see) = sync_channel::<Result<Vec<u8>>>(self.to_make.max(1));
-        let onward = self.filled;
-        let thread = make("see", move || {
-            for piece in to_see {
-                if let Ok(bytes) = &piece {
-                    seen(&mut state, bytes);
-                }
-                if onward.send(piece).is_err() {
-                    break;
-                }
-            }
-            state
-        })?;
-        Ok((Self { filled, used: self.used, to_make: self.to_make }, thread))
+    /// The hasher of all that was sent, when it has gone through it.
+    pub fn hashed(&self) -> Option<Hasher> {
+        self.0.hashed(|state| &mut state.plain)
     }
 
-    /// Another way to [`Failure::fail`].
-    pub fn failure(&self) -> Failure {
-        Failure(self.filled.clone())
+    /// Gives the consumer an error in place of the end.
+    pub fn fail(self, error: anyhow::Error) {
+        self.0.lock().end = Some(Err(error));
     }
 }
 
-/// Gives the consumer an error in place of the end.
-pub struct Failure(SyncSender<Result<Vec<u8>>>);
-
-impl Failure {
-    /// Gives it.
-    pub fn fail(&self, error: anyhow::Error) {
-        let _ = self.0.send(Err(error));
-    }
-}
-
-impl Filler {
-    /// A buffer that the consumer is done with, or a new one while there are not enough.
-    fn buffer(&mut self) -> Option<Vec<u8>> {
-        let mut buffer = match self.used.try_recv() {
-            Ok(buffer) => buffer,
-            Err(TryRecvError::Empty) if self.to_make > 0 => {
-                self.to_make -= 1;
-                Vec::new()
-            }
-            _ => self.used.recv().ok()?,
-        };
-        buffer.resize(BUFFER, 0);
-        Some(buffer)
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.0.lock().end.get_or_insert(Ok(()));
+        self.0.turn();
     }
 }
 
@@ -151,19 +110,33 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(len)
 }
 
-impl BufRead for Ahead {
+/// What is unpacked: a buffered reader, whose pieces are hashed when one of both ends has nothing else to do.
+pub struct Raw<R> {
+    circle: Arc<Circle>,
+    input: R,
+    length: u64,
+    current: Piece,
+    position: usize,
+}
+
+impl<R> Raw<R> {
+    /// How many bytes were read, and their hasher.
+    pub fn finish(self) -> (u64, Option<Hasher>) {
+        (self.length, self.circle.hashed(|state| &mut state.raw))
+    }
+}
+
+impl<R: Read> BufRead for Raw<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.position == self.current.len() {
-            let used = mem::take(&mut self.current);
+            self.circle.lock().raw.give_back(mem::take(&mut self.current));
             self.position = 0;
-            if used.capacity() > 0 {
-                // An error means that the producer has ended; its last buffers are still in the channel.
-                let _ = self.used.send(used);
-            }
-            match self.filled.recv() {
-                Ok(Ok(buffer)) => self.current = buffer,
-                Ok(Err(error)) => return Err(carry(error)),
-                Err(_) => return Ok(&[]),
+            // Without a consumer nothing more is needed.
+            if let Some(mut buffer) = self.circle.buffer(|state| &mut state.raw, BUFFER) {
+                let len = fill(&mut self.input, &mut buffer)?;
+                buffer.truncate(len);
+                self.length += len as u64;
+                self.current = self.circle.lock().raw.filled(buffer);
             }
         }
         Ok(&self.current[self.position..])
@@ -171,6 +144,42 @@ impl BufRead for Ahead {
 
     fn consume(&mut self, len: usize) {
         self.position = (self.position + len).min(self.current.len());
+    }
+}
+
+impl<R: Read> Read for Raw<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        read_buffered(self, out)
+    }
+}
+
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.current.len() {
+            self.position = 0;
+            let mut state = self.circle.lock();
+            state.plain.give_back(mem::take(&mut self.current));
+            self.circle.turn();
+            while state.filled.is_empty() && state.end.is_none() {
+                state = self.circle.wait(state);
+            }
+            match state.filled.pop_front() {
+                Some(piece) => self.current = piece,
+                None => state.end.replace(Ok(())).unwrap_or(Ok(())).map_err(carry)?,
+            }
+        }
+        Ok(&self.current[self.position..])
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.position = (self.position + len).min(self.current.len());
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.circle.lock().is_gone = true;
+        self.circle.turn();
     }
 }
 
@@ -187,13 +196,19 @@ impl Read for Ahead {
 /// # Errors
 /// [`Exit::Unavailable`] when no thread can be made.
 pub fn spawn(mut input: impl Read + Send + 'static, buffers: usize) -> Result<Ahead> {
-    let (mut filler, ahead) = pair(buffers);
+    let (filler, ahead) = pair(buffers, Spares::default());
     start("read ahead", move || {
         if let Err(error) = filler.send_all(&mut input) {
-            filler.failure().fail(reading(error));
+            filler.fail(reading(error));
         }
     })?;
     Ok(ahead)
+}
+
+/// How many processors there are for this process.
+pub fn processors() -> usize {
+    static FOUND: OnceLock<usize> = OnceLock::new();
+    *FOUND.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Starts a named thread.
@@ -201,17 +216,14 @@ pub fn spawn(mut input: impl Read + Send + 'static, buffers: usize) -> Result<Ah
 /// # Errors
 /// [`Exit::Unavailable`] when no thread can be made.
 pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
-    make(name, body).map(drop)
-}
-
-fn make<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
     let made = thread::Builder::new().name(name.to_owned()).spawn(body);
-    made.or_exit(Exit::Unavailable, || "cannot start a thread")
+    made.map(drop).or_exit(Exit::Unavailable, || "cannot start a thread")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use d_common::digest::Digest;
     use d_common::exit::failure;
 
     #[test]
@@ -220,10 +232,9 @@ mod tests {
         let mut out = Vec::new();
         spawn(io::Cursor::new(bytes.clone()), 2).unwrap().read_to_end(&mut out).unwrap();
         assert!(out == bytes);
-        let (mut filler, mut ahead) = pair(2);
+        let (filler, mut ahead) = pair(2, Spares::default());
         filler.send_all(&mut &b"ab"[..]).unwrap();
-        filler.failure().fail(failure(Exit::Data, "torn"));
-        drop(filler);
+        filler.fail(failure(Exit::Data, "torn"));
         let mut byte = [0; 2];
         ahead.read_exact(&mut byte).unwrap();
         assert_eq!(reading(ahead.read(&mut byte).unwrap_err()).to_string(), "torn");
@@ -231,27 +242,28 @@ mod tests {
 
     #[test]
     fn a_gone_consumer_stops_the_producer() {
-        let (mut filler, ahead) = pair(1);
+        let (filler, ahead) = pair(1, Spares::default());
         drop(ahead);
         assert!(!filler.send_all(&mut io::repeat(0)).unwrap());
-        // Also through another thread.
-        let (filler, ahead) = pair(1);
-        let (mut filler, thread) = filler.through((), |(), _| {}).unwrap();
-        drop(ahead);
-        assert!(!filler.send_all(&mut io::repeat(0)).unwrap());
-        drop(filler);
-        assert!(thread.join().is_ok());
     }
 
     #[test]
-    fn what_goes_through_another_thread_is_seen_there_and_arrives() {
+    fn what_is_sent_is_hashed_also_when_nobody_waits_long() {
         let bytes: Vec<u8> = (0..9 * BUFFER + 7).map(|i| u8::try_from(i % 251).unwrap()).collect();
-        let (filler, mut ahead) = pair(3);
-        let (mut filler, thread) = filler.through(Vec::new(), |all: &mut Vec<u8>, piece| all.extend(piece)).unwrap();
-        let input = bytes.clone();
-        start("test", move || assert!(filler.send_all(&mut &input[..]).unwrap())).unwrap();
-        let mut out = Vec::new();
-        ahead.read_to_end(&mut out).unwrap();
-        assert!(out == bytes && thread.join().unwrap() == bytes);
+        for buffers in [1, 2, 20] {
+            let (filler, mut ahead) = pair(buffers, Spares::default());
+            let input = bytes.clone();
+            let circle = Arc::clone(&filler.0);
+            let helper = (buffers == 20).then(|| thread::spawn(move || circle.help()));
+            let thread = thread::spawn(move || {
+                filler.start_hashing(Algorithm::Sha256);
+                assert!(filler.send_all(&mut &input[..]).unwrap());
+                filler.hashed().unwrap().finish()
+            });
+            let mut out = Vec::new();
+            ahead.read_to_end(&mut out).unwrap();
+            assert!(out == bytes && thread.join().unwrap() == Digest::of(&bytes));
+            helper.into_iter().for_each(|helper| helper.join().unwrap());
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! Fills a root filesystem: layer upon layer, the next ones being read and inflated ahead, and what a later layer replaces left
 //! out where all layers are at hand.
 
+use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::Receiver;
-use std::thread;
 
 use anyhow::{Context, Result};
 use d_common::container::ROOTFS;
@@ -16,12 +16,11 @@ use d_common::fail;
 use d_common::report::Report;
 use rustix::fs::Mode;
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, processors};
 use crate::apply::{Applier, Whiteouts};
-use crate::compression::unpacked;
-use crate::exclude::Exclude;
+use crate::circle::Spares;
 use crate::identity::Identity;
-use crate::layer::{Content, Layer};
+use crate::layer::Layer;
 use crate::opened::Opened;
 use crate::place::Hidden;
 use crate::plan::Unpack;
@@ -29,15 +28,11 @@ use crate::progress::Progress;
 use crate::recognise::is_saved_image;
 use crate::stream::Message;
 use crate::survey::{Fate, Surprise, Survey};
-use crate::tar::{Budget, Input, Reader};
+use crate::tar::{Budget, Input};
 use crate::zip;
 
-/// Layers that are read ahead at once, at most: each takes some 6 MiB of buffers.
-const MAX_AHEAD: usize = 3;
-
-/// A survey costs a second inflation of what it looks at: up to this many bytes of blobs, or this part of the image.
-const SURVEY_BYTES: u64 = 32 << 20;
-const SURVEY_PART: u64 = 8;
+/// Layers that are read at once, at most: each takes 7 MiB of buffers, and its window.
+const MAX_AHEAD: usize = 2;
 
 /// Makes the root filesystem; returns the digest of an archive that is no image.
 ///
@@ -60,7 +55,8 @@ pub fn rootfs(
     let mut digest = None;
     match opened {
         Opened::AtHand(_, layers) => {
-            let survey = survey(&layers, &plan.exclude, report);
+            // Made when the first layers are being read ahead.
+            let survey = LazyCell::new(|| Survey::make(&layers, &plan.exclude, report));
             match at_hand(&layers, &mut applier, &survey, &mut budget, &progress, report) {
                 Err(error) if error.is::<Surprise>() => {
                     report
@@ -69,7 +65,7 @@ pub fn rootfs(
                     hidden.remove(ROOTFS)?;
                     applier = start()?;
                     budget = plan.budget;
-                    let none = Survey::new(layers.len());
+                    let none = LazyCell::new(|| Survey::new(layers.len()));
                     at_hand(&layers, &mut applier, &none, &mut budget, &progress, report)?;
                 }
                 result => result?,
@@ -107,7 +103,7 @@ pub fn rootfs(
 fn at_hand(
     layers: &[Layer],
     applier: &mut Applier<'_>,
-    survey: &Survey,
+    survey: &LazyCell<Survey, impl FnOnce() -> Survey>,
     budget: &mut Budget,
     progress: &Progress,
     report: &Report,
@@ -128,10 +124,10 @@ fn at_hand(
 /// # Errors
 /// Those of opening and applying.
 pub fn each_at_hand(layers: &[Layer], mut apply: impl FnMut(Ahead, usize) -> Result<()>) -> Result<()> {
-    let ahead = thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_AHEAD);
+    let ahead = processors().clamp(1, MAX_AHEAD);
     let mut waiting = layers.iter().peekable();
     let mut open = VecDeque::new();
-    let mut is_alone = false;
+    let (mut is_alone, spares) = (false, Spares::default());
     for number in 1..=layers.len() {
         while open.len() < ahead
             && let Some(layer) = waiting.peek()
@@ -141,7 +137,7 @@ pub fn each_at_hand(layers: &[Layer], mut apply: impl FnMut(Ahead, usize) -> Res
                 break;
             }
             is_alone = has_large_window;
-            open.push_back(layer.open()?);
+            open.push_back(layer.open(&spares)?);
             waiting.next();
         }
         let Some(stream) = open.pop_front() else { break };
@@ -189,45 +185,6 @@ pub fn digest_of(file: &File) -> Result<Digest> {
         hasher.update(&buffer[..len]);
         at += len as u64;
     }
-}
-
-/// Looks at the headers of the upper layers, from the top down, as far as it is worth it. A layer that does not read ends the
-/// survey; applying it will say why.
-fn survey(layers: &[Layer], exclude: &Exclude, report: &Report) -> Survey {
-    let size = |layer: &Layer| match &layer.content {
-        Content::Part { len, .. } => *len,
-        Content::Path(path) => path.metadata().map_or(0, |m| m.len()),
-    };
-    let total: u64 = layers.iter().map(size).sum();
-    let mut allowance = SURVEY_BYTES.max(total / SURVEY_PART);
-    let mut survey = Survey::new(layers.len());
-    // Nothing lies beneath the first.
-    for (number, layer) in layers.iter().enumerate().skip(1).rev() {
-        let Some(left) = allowance.checked_sub(size(layer)) else { break };
-        allowance = left;
-        match look_at(&mut survey, number, layer, exclude) {
-            Ok(true) => survey.complete(number),
-            Ok(false) => break,
-            Err(error) => {
-                report.debug(format!("no survey of layer {}: {error}", number + 1));
-                return Survey::new(layers.len());
-            }
-        }
-    }
-    survey
-}
-
-fn look_at(survey: &mut Survey, number: usize, layer: &Layer, exclude: &Exclude) -> Result<bool> {
-    let input = BufReader::with_capacity(128 << 10, layer.content.open()?);
-    let mut plain = BufReader::with_capacity(128 << 10, unpacked(input)?.1);
-    // The bounds are kept when the layers are applied.
-    let mut reader = Reader::new(&mut plain, Budget { bytes: u64::MAX >> 1, entries: u64::MAX });
-    while let Some(entry) = reader.read_entry()? {
-        if !survey.add(number, &entry, exclude)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 impl<R: Read + Send> Input for BufReader<R> {}

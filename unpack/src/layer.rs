@@ -1,10 +1,11 @@
-//! A layer's blob: opened, inflated and hashed on a thread of its own, ahead of the one that applies it.
+//! A layer's blob: opened and inflated on a thread of its own, ahead of the one that applies it, and hashed by whichever of the
+//! two has to wait for the other.
 //!
 //! Both digests are taken in the same pass: the blob's over the bytes as they lie there, the `diff_id` over what they unpack
 //! to. A mismatch is the last thing the reader sees, in place of the end, so a layer counts only when read to its end.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,18 +15,13 @@ use d_common::digest::{Algorithm, Digest, Hasher};
 use d_common::exit::{Exit, OrExit, failure};
 use d_common::fail;
 
-use crate::ahead::{self, Ahead, Filler, Sent};
+use crate::ahead::{self, Ahead, Filler};
 use crate::carried::reading;
+use crate::circle::Spares;
 use crate::compression::{self, Compression, unpacked};
 
 /// Buffers of [`ahead::BUFFER`] bytes that one layer is read ahead by.
 pub const BUFFERS: usize = 24;
-
-/// A layer of so many buffers is hashed by the thread that inflates it.
-const SHORT: usize = 4;
-
-/// How much of a blob is read(2) at once.
-const READ: usize = 128 << 10;
 
 /// Bytes that can be read again and again, by several threads at once.
 #[derive(Clone, Debug)]
@@ -120,12 +116,12 @@ impl Layer {
         Ok(Compression::has_large_window(&start))
     }
 
-    /// Starts reading: a stream of the tar archive, which ends in an error if a promise is broken.
+    /// Starts reading into buffers from `spares`: a stream of the tar archive, which ends in an error if a promise is broken.
     ///
     /// # Errors
     /// [`Exit::Data`] when the blob is missing, [`Exit::Unavailable`] without threads.
-    pub fn open(&self) -> Result<Ahead> {
-        let (filler, ahead) = ahead::pair(BUFFERS);
+    pub fn open(&self, spares: &Spares) -> Result<Ahead> {
+        let (filler, ahead) = ahead::pair(BUFFERS, Arc::clone(spares));
         let input = self.content.open()?;
         let promise = self.promise.clone();
         ahead::start("layer", move || feed(filler, input, &promise))?;
@@ -135,57 +131,38 @@ impl Layer {
 
 /// Sends what `input` unpacks to, then checks the promise.
 pub fn feed(filler: Filler, input: impl Read + Send, promise: &Promise) {
-    let failure = filler.failure();
-    if let Err(error) = try_feed(filler, input, promise) {
-        failure.fail(error);
+    if let Err(error) = try_feed(&filler, input, promise) {
+        filler.fail(error);
     }
 }
 
-fn try_feed(filler: Filler, input: impl Read + Send, promise: &Promise) -> Result<()> {
-    let mut raw = BufReader::with_capacity(READ, Counted::new(input, promise));
+fn try_feed(filler: &Filler, input: impl Read + Send, promise: &Promise) -> Result<()> {
+    let promised = promise.blob.as_ref().map(Digest::algorithm);
+    let mut raw = filler.raw(input, promised.or(promise.found.is_some().then_some(Algorithm::Sha256)));
     let (compression, mut plain) = unpacked(&mut raw)?;
     // The blob of a plain layer is its tar archive: one hash is both.
     let is_same = compression == Compression::Plain && promise.diff_id == promise.blob && promise.blob.is_some();
-    let hasher = promise.diff_id.as_ref().filter(|_| !is_same).map(|d| Hasher::new(d.algorithm()));
-    let (sent, hasher) = send(filler, &mut plain, hasher)?;
-    if !sent.map_err(reading).with_context(|| format!("cannot unpack {compression}"))? {
+    let diff_id = promise.diff_id.as_ref().filter(|_| !is_same);
+    if let Some(diff_id) = diff_id {
+        filler.start_hashing(diff_id.algorithm());
+    }
+    let sent = filler.send_all(&mut plain).map_err(reading);
+    if !sent.with_context(|| format!("cannot unpack {compression}"))? {
         return Ok(());
     }
     drop(plain);
     if !raw.fill_buf().map_err(reading)?.is_empty() {
         fail!(Exit::Data, "garbage behind the {compression} data");
     }
-    let counted = raw.into_inner();
-    let length = counted.length;
+    let (length, hasher) = raw.finish();
     if promise.size.is_some_and(|size| size != length) {
         fail!(Exit::Data, "the blob has {length} bytes, its descriptor says {}", promise.size.unwrap_or(0));
     }
-    if let (Some(found), Some(hasher)) = (&promise.found, &counted.hasher) {
+    if let (Some(found), Some(hasher)) = (&promise.found, &hasher) {
         let _ = found.set(hasher.clone().finish());
     }
-    check("the blob's digest", promise.blob.as_ref(), counted.hasher)?;
-    check("the diff_id", promise.diff_id.as_ref().filter(|_| !is_same), hasher)
-}
-
-/// Sends all, and hashes it on the way: a short layer in this thread, a longer one beside it. Whether all was sent, and what it
-/// hashes to.
-fn send(
-    mut filler: Filler,
-    plain: &mut dyn Read,
-    hasher: Option<Hasher>,
-) -> Result<(io::Result<bool>, Option<Hasher>)> {
-    let Some(mut hasher) = hasher else { return Ok((filler.send_all(plain), None)) };
-    match filler.send(plain, SHORT, |bytes| hasher.update(bytes)) {
-        Ok(Sent::Some) => {}
-        done => return Ok((done.map(|sent| sent == Sent::All), Some(hasher))),
-    }
-    let (mut filler, thread) = filler.through(hasher, |hasher, bytes| hasher.update(bytes))?;
-    let sent = filler.send_all(plain);
-    drop(filler);
-    match thread.join() {
-        Ok(hasher) => Ok((sent, Some(hasher))),
-        Err(_) => fail!(Exit::Unavailable, "the thread that hashes has died"),
-    }
+    check("the blob's digest", promise.blob.as_ref(), hasher)?;
+    check("the diff_id", diff_id, filler.hashed())
 }
 
 fn check(what: &str, promised: Option<&Digest>, hasher: Option<Hasher>) -> Result<()> {
@@ -198,38 +175,12 @@ fn check(what: &str, promised: Option<&Digest>, hasher: Option<Hasher>) -> Resul
     Ok(())
 }
 
-/// A reader that counts and hashes what goes through it.
-struct Counted<R> {
-    input: R,
-    length: u64,
-    hasher: Option<Hasher>,
-}
-
-impl<R> Counted<R> {
-    fn new(input: R, promise: &Promise) -> Self {
-        let promised = promise.blob.as_ref().map(|d| d.algorithm());
-        let algorithm = promised.or_else(|| promise.found.as_ref().map(|_| Algorithm::Sha256));
-        Self { input, length: 0, hasher: algorithm.map(Hasher::new) }
-    }
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let len = self.input.read(out)?;
-        self.length += len as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&out[..len]);
-        }
-        Ok(len)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(bytes: &'static [u8], promise: &Promise) -> Result<Vec<u8>> {
-        let (filler, mut ahead) = ahead::pair(2);
+        let (filler, mut ahead) = ahead::pair(2, Spares::default());
         let promise = promise.clone();
         ahead::start("test", move || feed(filler, bytes, &promise))?;
         let mut out = Vec::new();

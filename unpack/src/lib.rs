@@ -14,6 +14,7 @@ pub mod args;
 pub mod bundle;
 mod carried;
 pub mod check;
+pub mod circle;
 pub mod compression;
 pub mod config;
 pub mod delete;

@@ -14,6 +14,7 @@ use d_common::fail;
 use crate::ahead;
 use crate::archive::Archive;
 use crate::carried::reading;
+use crate::circle::Spares;
 use crate::compression::unpacked;
 use crate::image::{Image, Store, find, find_saved};
 use crate::layer::{Content, Layer, Promise, feed};
@@ -113,7 +114,7 @@ impl Opened {
                 }
             }
             Form::Rootfs => {
-                let (filler, ahead) = ahead::pair(crate::layer::BUFFERS);
+                let (filler, ahead) = ahead::pair(crate::layer::BUFFERS, Spares::default());
                 let found = Arc::new(OnceLock::new());
                 let promise = Promise { found: Some(Arc::clone(&found)), ..Promise::default() };
                 let input = Cursor::new(start.bytes).chain(file);

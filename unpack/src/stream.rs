@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use crate::ahead::{self, Ahead};
 use crate::archive::{Archive, BUDGET};
 use crate::carried::reading;
+use crate::circle::Spares;
 use crate::entry::normal;
 use crate::image::{Image, find, find_saved};
 use crate::layer::{BUFFERS, Layer, feed};
@@ -68,6 +69,7 @@ pub fn start(
             image: None,
             tries: 0,
             next: 0,
+            spares: Spares::default(),
             sender: sender.clone(),
         };
         let end = match stream.run(input) {
@@ -91,6 +93,7 @@ struct Stream {
     tries: u32,
     /// The layer to send next.
     next: usize,
+    spares: Spares,
     sender: SyncSender<Message>,
 }
 
@@ -101,7 +104,7 @@ impl Stream {
         while let Some(entry) = reader.read_entry()? {
             let path = normal(&entry.path)?;
             if let Some(promise) = self.expected(&entry, &path) {
-                let (filler, layer) = ahead::pair(BUFFERS);
+                let (filler, layer) = ahead::pair(BUFFERS, Arc::clone(&self.spares));
                 if !self.send(Message::Layer(layer)) {
                     return Ok(false);
                 }
@@ -165,7 +168,7 @@ impl Stream {
         while let Some(layer) = self.image.as_ref().and_then(|image| image.layers.get(self.next)) {
             let Some(content) = self.archive.get(&layer.path) else { break };
             let layer = Layer { content, promise: layer.promise.clone() };
-            if !self.send(Message::Layer(layer.open()?)) {
+            if !self.send(Message::Layer(layer.open(&self.spares)?)) {
                 return Ok(false);
             }
             self.next += 1;

@@ -7,15 +7,27 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::io::BufReader;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::Result;
+use d_common::report::Report;
 
+use crate::ahead::processors;
+use crate::compression::unpacked;
 use crate::entry::{Change, Place, normal};
 use crate::exclude::Exclude;
-use crate::tar::{Entry, Kind};
+use crate::layer::{Content, Layer};
+use crate::tar::{Budget, Entry, Kind, Reader};
 
 /// Names that are remembered at most, for bounded memory; beyond, nothing more is left out.
 const MAX_NAMES: usize = 1 << 18;
+
+/// A survey costs a second inflation of what it looks at: up to this many bytes of blobs, or this part of the image.
+const BYTES: u64 = 32 << 20;
+const PART: u64 = 8;
 
 /// What the layers from some layer on do to each other.
 #[derive(Default)]
@@ -32,21 +44,82 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// A survey of nothing yet, of an image with `layers` layers. Layers are looked at from the top down.
+    /// A survey of nothing, of an image with `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self { lowest: layers, ..Self::default() }
     }
 
-    /// Takes in an entry of `layer`. False when there is no room for more.
+    /// Looks at the headers of the upper layers, as far down as it is worth it, two layers at a time. One that does not read ends
+    /// the survey; applying it will say why.
+    pub fn make(layers: &[Layer], exclude: &Exclude, report: &Report) -> Self {
+        let mut survey = Self::new(layers.len());
+        let size = |layer: &Layer| match &layer.content {
+            Content::Part { len, .. } => *len,
+            Content::Path(path) => path.metadata().map_or(0, |m| m.len()),
+        };
+        let total: u64 = layers.iter().map(size).sum();
+        let mut allowance = Some(BYTES.max(total / PART));
+        // Nothing lies beneath the first.
+        let from_the_top = layers.iter().enumerate().skip(1).rev();
+        let worth = from_the_top.take_while(|(_, layer)| {
+            allowance = allowance.and_then(|left| left.checked_sub(size(layer)));
+            allowance.is_some()
+        });
+        let parts: Vec<_> = worth.map(|(number, layer)| (number, layer, OnceLock::new())).collect();
+        let (next, names) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let look = || {
+            while let Some((number, layer, part)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let empty = Self { hasher: survey.hasher.clone(), ..Self::default() };
+                let _ = part.set(empty.look_at(*number, layer, exclude, &names));
+            }
+        };
+        thread::scope(|scope| {
+            if parts.len() > 1 && processors() > 1 {
+                // Without it this thread does all.
+                let _ = thread::Builder::new().name("survey".to_owned()).spawn_scoped(scope, look);
+            }
+            look();
+        });
+        for (number, _, part) in parts {
+            match part.into_inner() {
+                Some(Ok(Some(part))) => survey.take_in(number, part),
+                Some(Err(error)) => {
+                    report.debug(format!("no survey of layer {}: {error}", number + 1));
+                    return Self::new(layers.len());
+                }
+                _ => break,
+            }
+        }
+        survey
+    }
+
+    /// Takes in all entries of `layer`. `None` when there is no room for more `names`.
+    fn look_at(mut self, number: usize, layer: &Layer, exclude: &Exclude, names: &AtomicUsize) -> Result<Option<Self>> {
+        let input = BufReader::with_capacity(128 << 10, layer.content.open()?);
+        let mut plain = BufReader::with_capacity(128 << 10, unpacked(input)?.1);
+        // The bounds are kept when the layers are applied.
+        let mut reader = Reader::new(&mut plain, Budget { bytes: u64::MAX >> 1, entries: u64::MAX });
+        while let Some(entry) = reader.read_entry()? {
+            let before = self.names();
+            self.add(number, &entry, exclude)?;
+            let new = self.names() - before;
+            if names.fetch_add(new, Ordering::Relaxed) + new >= MAX_NAMES {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self))
+    }
+
+    /// Takes in an entry of `layer`.
     ///
     /// # Errors
-    /// [`Exit::Data`] for a path that no layer may have.
-    pub fn add(&mut self, layer: usize, entry: &Entry, exclude: &Exclude) -> Result<bool> {
+    /// [`d_common::exit::Exit::Data`] for a path that no layer may have.
+    pub fn add(&mut self, layer: usize, entry: &Entry, exclude: &Exclude) -> Result<()> {
         let target = if entry.kind == Kind::HardLink { Place::of(&normal(&entry.link)?) } else { None };
         if let Some(target) = &target {
             self.link_targets.insert(self.hasher.hash_one(&target.name));
             if exclude.matches(&target.path()) {
-                return Ok(true);
+                return Ok(());
             }
         }
         match Change::of(&entry.path)? {
@@ -57,10 +130,22 @@ impl Survey {
             Change::Opaque(path) => raise(&mut self.empties, self.hasher.hash_one(path), layer),
             _ => {}
         }
-        Ok(self.kills.len() + self.empties.len() + self.link_targets.len() < MAX_NAMES)
+        Ok(())
     }
 
-    /// `layer` was looked at to its end.
+    fn names(&self) -> usize {
+        self.kills.len() + self.empties.len() + self.link_targets.len()
+    }
+
+    /// Takes in what was seen of `layer`, of which that was all.
+    fn take_in(&mut self, layer: usize, part: Self) {
+        part.kills.into_iter().for_each(|(key, layer)| raise(&mut self.kills, key, layer));
+        part.empties.into_iter().for_each(|(key, layer)| raise(&mut self.empties, key, layer));
+        self.link_targets.extend(part.link_targets);
+        self.complete(layer);
+    }
+
+    /// `layer` was looked at to its end, and all above it.
     pub fn complete(&mut self, layer: usize) {
         self.lowest = layer;
     }

@@ -175,7 +175,7 @@ fn surveyed(layers: &[Vec<u8>], exclude: &Exclude) -> Survey {
         let mut reader = Reader::new(&mut input, BUDGET);
         loop {
             match reader.read_entry() {
-                Ok(Some(entry)) if survey.add(number, &entry, exclude).unwrap_or(false) => {}
+                Ok(Some(entry)) if survey.add(number, &entry, exclude).is_ok() => {}
                 Ok(None) => break survey.complete(number),
                 _ => return Survey::new(layers.len()),
             }
