@@ -13,10 +13,6 @@ use crate::carried::{carry, reading};
 use crate::circle::{Circle, Piece, Spares};
 use crate::tar::{Input, read_buffered};
 
-/// The size of a buffer in bytes: large enough that handing it over is nothing beside its inflation, small enough that it is
-/// still in the processor's cache when it is hashed and written.
-pub const BUFFER: usize = 256 << 10;
-
 /// How many buffers of what is read may wait for being hashed.
 const RAW_BUFFERS: usize = 4;
 
@@ -59,7 +55,7 @@ impl Filler {
     /// The input's.
     pub fn send_all(&self, input: &mut dyn Read) -> io::Result<bool> {
         let mut sent = 0;
-        while let Some(mut buffer) = self.0.buffer(|state| &mut state.plain, BUFFER) {
+        while let Some(mut buffer) = self.0.buffer(|state| &mut state.plain) {
             if sent == LONG && processors() > 2 && self.0.has_hashers() {
                 let circle = Arc::clone(&self.0);
                 // Without it the others do all.
@@ -132,7 +128,7 @@ impl<R: Read> BufRead for Raw<R> {
             self.circle.lock().raw.give_back(mem::take(&mut self.current));
             self.position = 0;
             // Without a consumer nothing more is needed.
-            if let Some(mut buffer) = self.circle.buffer(|state| &mut state.raw, BUFFER) {
+            if let Some(mut buffer) = self.circle.buffer(|state| &mut state.raw) {
                 let len = fill(&mut self.input, &mut buffer)?;
                 buffer.truncate(len);
                 self.length += len as u64;
@@ -223,6 +219,7 @@ pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::circle::BUFFER;
     use d_common::digest::Digest;
     use d_common::exit::failure;
 

@@ -10,6 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use anyhow::Result;
 use d_common::digest::Hasher;
 
+/// The size of a buffer in bytes: large enough that handing it over is nothing beside its inflation, small enough that it is
+/// still in the processor's cache when it is hashed and written.
+pub const BUFFER: usize = 256 << 10;
+
 /// A filled buffer: it is free again when its last holder has given it back.
 pub type Piece = Arc<Vec<u8>>;
 
@@ -153,8 +157,8 @@ impl Circle {
         }
     }
 
-    /// A free buffer of `len` bytes. `None` when the consumer is gone.
-    pub fn buffer(&self, lane: Which, len: usize) -> Option<Vec<u8>> {
+    /// A free buffer of [`BUFFER`] bytes. `None` when the consumer is gone.
+    pub fn buffer(&self, lane: Which) -> Option<Vec<u8>> {
         let mut state = self.lock();
         let mut buffer = loop {
             if state.is_gone {
@@ -166,7 +170,7 @@ impl Circle {
             state = self.wait(state);
         };
         drop(state);
-        buffer.resize(len, 0);
+        buffer.resize(BUFFER, 0);
         Some(buffer)
     }
 

@@ -20,7 +20,7 @@ use crate::carried::reading;
 use crate::circle::Spares;
 use crate::compression::{self, Compression, unpacked};
 
-/// Buffers of [`ahead::BUFFER`] bytes that one layer is read ahead by.
+/// Buffers of [`crate::circle::BUFFER`] bytes that one layer is read ahead by.
 pub const BUFFERS: usize = 24;
 
 /// Bytes that can be read again and again, by several threads at once.
