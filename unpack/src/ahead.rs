@@ -62,11 +62,9 @@ impl Filler {
                 let _ = start("hash", move || circle.help());
             }
             sent += 1;
-            let len = fill(input, &mut buffer)?;
-            if len == 0 {
+            if !buffer.fill(input)? {
                 return Ok(true);
             }
-            buffer.truncate(len);
             let mut state = self.0.lock();
             let piece = state.plain.filled(buffer);
             state.filled.push_back(piece);
@@ -93,19 +91,6 @@ impl Drop for Filler {
     }
 }
 
-fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match input.read(&mut buffer[len..]) {
-            Ok(0) => break,
-            Ok(n) => len += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(len)
-}
-
 /// What is unpacked: a buffered reader, whose pieces are hashed when one of both ends has nothing else to do.
 pub struct Raw<R> {
     circle: Arc<Circle>,
@@ -129,9 +114,8 @@ impl<R: Read> BufRead for Raw<R> {
             self.position = 0;
             // Without a consumer nothing more is needed.
             if let Some(mut buffer) = self.circle.buffer(|state| &mut state.raw) {
-                let len = fill(&mut self.input, &mut buffer)?;
-                buffer.truncate(len);
-                self.length += len as u64;
+                buffer.fill(&mut self.input)?;
+                self.length += buffer.len() as u64;
                 self.current = self.circle.lock().raw.filled(buffer);
             }
         }

@@ -5,6 +5,8 @@
 //! a stretch of an archive is slower to unpack or to write. Where there are more of them, a third thread does nothing else.
 
 use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
@@ -14,11 +16,45 @@ use d_common::digest::Hasher;
 /// still in the processor's cache when it is hashed and written.
 pub const BUFFER: usize = 256 << 10;
 
+/// A buffer of [`BUFFER`] bytes; it shows those that are filled.
+#[derive(Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Buffer {
+    /// Fills it anew, as far as `input` goes. False at its end.
+    ///
+    /// # Errors
+    /// The input's.
+    pub fn fill(&mut self, input: &mut dyn Read) -> io::Result<bool> {
+        self.filled = 0;
+        while self.filled < self.bytes.len() {
+            match input.read(&mut self.bytes[self.filled..]) {
+                Ok(0) => break,
+                Ok(n) => self.filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(self.filled > 0)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+}
+
 /// A filled buffer: it is free again when its last holder has given it back.
-pub type Piece = Arc<Vec<u8>>;
+pub type Piece = Arc<Buffer>;
 
 /// Buffers that a circle leaves to the next one.
-pub type Spares = Arc<Mutex<Vec<Vec<u8>>>>;
+pub type Spares = Arc<Mutex<Vec<Buffer>>>;
 
 /// The circle.
 pub struct Circle {
@@ -44,7 +80,7 @@ pub struct State {
 
 /// The buffers of one kind, and their hashing.
 pub struct Lane {
-    free: Vec<Vec<u8>>,
+    free: Vec<Buffer>,
     /// How many may still be made.
     to_make: usize,
     /// Filled ones, for the hasher.
@@ -66,7 +102,7 @@ impl Lane {
     }
 
     /// A filled buffer: for the hasher, and for whoever takes what this gives.
-    pub fn filled(&mut self, buffer: Vec<u8>) -> Piece {
+    pub fn filled(&mut self, buffer: Buffer) -> Piece {
         let piece = Arc::new(buffer);
         if self.is_hashed {
             self.unhashed.push_back(Arc::clone(&piece));
@@ -76,14 +112,14 @@ impl Lane {
 
     /// Lets go of a piece.
     pub fn give_back(&mut self, piece: Piece) {
-        self.free.extend(Arc::into_inner(piece).filter(|buffer| buffer.capacity() > 0));
+        self.free.extend(Arc::into_inner(piece).filter(|buffer| !buffer.bytes.is_empty()));
     }
 
     /// A buffer that is free, or one more while there are not enough.
-    fn buffer(&mut self, spares: &Spares) -> Option<Vec<u8>> {
+    fn buffer(&mut self, spares: &Spares) -> Option<Buffer> {
         self.free.pop().or_else(|| {
             self.to_make = self.to_make.checked_sub(1)?;
-            Some(lock(spares).pop().unwrap_or_default())
+            Some(lock(spares).pop().unwrap_or_else(|| Buffer { bytes: vec![0; BUFFER], filled: 0 }))
         })
     }
 
@@ -157,21 +193,16 @@ impl Circle {
         }
     }
 
-    /// A free buffer of [`BUFFER`] bytes. `None` when the consumer is gone.
-    pub fn buffer(&self, lane: Which) -> Option<Vec<u8>> {
+    /// A free buffer. `None` when the consumer is gone.
+    pub fn buffer(&self, lane: Which) -> Option<Buffer> {
         let mut state = self.lock();
-        let mut buffer = loop {
-            if state.is_gone {
-                return None;
-            }
+        while !state.is_gone {
             if let Some(buffer) = lane(&mut state).buffer(&self.spares) {
-                break buffer;
+                return Some(buffer);
             }
             state = self.wait(state);
-        };
-        drop(state);
-        buffer.resize(BUFFER, 0);
-        Some(buffer)
+        }
+        None
     }
 
     /// The hasher, when all that was filled has gone through it; `None` where there is none.
