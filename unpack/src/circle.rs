@@ -205,12 +205,13 @@ impl Circle {
         None
     }
 
-    /// The hasher, when all that was filled has gone through it; `None` where there is none.
+    /// The hasher, when all that was filled has gone through it; `None` where there is none, or no more. It ends the hashing.
     pub fn hashed(&self, lane: Which) -> Option<Hasher> {
         let mut state = self.lock();
         loop {
             let lane = lane(&mut state);
             if !lane.is_hashed || lane.unhashed.is_empty() && lane.hasher.is_some() {
+                lane.is_hashed = false;
                 return lane.hasher.take();
             }
             state = self.wait(state);
