@@ -68,7 +68,7 @@ impl Filler {
             let mut state = self.0.lock();
             let piece = state.plain.filled(buffer);
             state.filled.push_back(piece);
-            self.0.turn();
+            self.0.turn(state);
         }
         Ok(false)
     }
@@ -86,8 +86,9 @@ impl Filler {
 
 impl Drop for Filler {
     fn drop(&mut self) {
-        self.0.lock().end.get_or_insert(Ok(()));
-        self.0.turn();
+        let mut state = self.0.lock();
+        state.end.get_or_insert(Ok(()));
+        self.0.turn(state);
     }
 }
 
@@ -139,7 +140,8 @@ impl BufRead for Ahead {
             self.position = 0;
             let mut state = self.circle.lock();
             state.plain.give_back(mem::take(&mut self.current));
-            self.circle.turn();
+            self.circle.turn(state);
+            let mut state = self.circle.lock();
             while state.filled.is_empty() && state.end.is_none() {
                 state = self.circle.wait(state);
             }
@@ -158,8 +160,9 @@ impl BufRead for Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.circle.lock().is_gone = true;
-        self.circle.turn();
+        let mut state = self.circle.lock();
+        state.is_gone = true;
+        self.circle.turn(state);
     }
 }
 

@@ -303,7 +303,7 @@ impl<'a> Applier<'a> {
             self.overlay_opaque(path, entry)?;
         }
         self.directory_metadata(&made, path, entry, is_fresh)?;
-        self.touched.add_directory(&mut self.tree, &made)
+        self.touched.add_child(&mut self.tree, dir, &made)
     }
 
     fn directory_metadata(&mut self, dir: &Found, path: &[u8], entry: &Entry, is_fresh: bool) -> Result<()> {

@@ -76,6 +76,8 @@ pub struct State {
     pub end: Option<Result<()>>,
     /// The consumer is gone.
     pub is_gone: bool,
+    /// How many threads sleep.
+    asleep: usize,
 }
 
 /// The buffers of one kind, and their hashing.
@@ -146,7 +148,7 @@ impl Circle {
     /// A circle of so many buffers of each kind.
     pub fn new(raw: usize, plain: usize, spares: Spares) -> Self {
         let (raw, plain) = (Lane::new(raw), Lane::new(plain));
-        let state = State { raw, plain, filled: VecDeque::new(), end: None, is_gone: false };
+        let state = State { raw, plain, filled: VecDeque::new(), end: None, is_gone: false, asleep: 0 };
         Self { state: Mutex::new(state), spares, turned: Condvar::new() }
     }
 
@@ -155,16 +157,23 @@ impl Circle {
         lock(&self.state)
     }
 
-    /// Wakes the others, if they wait.
-    pub fn turn(&self) {
-        self.turned.notify_all();
+    /// Lets the others in, and wakes those that sleep.
+    pub fn turn(&self, state: MutexGuard<'_, State>) {
+        let is_awaited = state.asleep > 0;
+        drop(state);
+        if is_awaited {
+            self.turned.notify_all();
+        }
     }
 
     /// Hashes a piece, or one of each kind, or sleeps until another thread has done something.
     pub fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let (mut plain, mut raw) = (state.plain.work(), state.raw.work());
         if plain.is_none() && raw.is_none() {
-            return self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.asleep += 1;
+            let mut state = self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.asleep -= 1;
+            return state;
         }
         drop(state);
         match (&mut plain, &mut raw) {
@@ -175,8 +184,8 @@ impl Circle {
         let mut state = self.lock();
         state.plain.done(plain);
         state.raw.done(raw);
-        self.turn();
-        state
+        self.turn(state);
+        self.lock()
     }
 
     /// Whether anything is hashed.

@@ -62,16 +62,31 @@ impl Touched {
         Ok(())
     }
 
-    /// The directory `dir` is this layer's.
+    /// The directory `dir`, an entry of `parent`, is this layer's; so are those that lead there.
     ///
     /// # Errors
     /// Those of looking at the parents.
-    pub fn add_directory(&mut self, tree: &mut Tree, dir: &Dir) -> Result<()> {
-        if !self.is_on || dir.is_touched.replace(true) {
-            return Ok(());
+    pub fn add_child(&mut self, tree: &mut Tree, parent: &Dir, dir: &Dir) -> Result<()> {
+        self.add_directory(tree, parent)?;
+        if self.touch(tree, dir)? {
+            self.remember(tree, &Trace::Way(dir.inode))?;
         }
-        if dir.is_new.get() {
+        Ok(())
+    }
+
+    /// False when `dir` was known to be this layer's, or nothing is remembered.
+    fn touch(&mut self, tree: &mut Tree, dir: &Dir) -> Result<bool> {
+        let is_news = self.is_on && !dir.is_touched.replace(true);
+        if is_news && dir.is_new.get() {
             self.remember(tree, &Trace::Own(dir.inode))?;
+        }
+        Ok(is_news)
+    }
+
+    /// The same of a directory whose parents only the kernel knows.
+    fn add_directory(&mut self, tree: &mut Tree, dir: &Dir) -> Result<()> {
+        if !self.touch(tree, dir)? {
+            return Ok(());
         }
         let root = tree.root_inode()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
