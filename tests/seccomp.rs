@@ -289,7 +289,8 @@ fn apt_and_dpkg_install_with_a_single_id() {
     enter(&["sh", "-ec", "apt-config dump | grep ^APT::Sandbox::User"]).ok().out_has("root");
 }
 
-/// Keyrings are in no namespace: without a session keyring of its own the caller's keys could be read by their number.
+/// Keyrings are in no namespace: without a session keyring of its own the caller's keys could be read by their number, and even
+/// so the keyring of the caller's user id (`KEYCTL_GET_KEYRING_ID` tells its number) could be linked into that one.
 #[test]
 fn the_callers_keys_cannot_be_read() {
     let scratch = place();
@@ -303,7 +304,11 @@ fn the_callers_keys_cannot_be_read() {
          d-enter --map=single rootfs call {NATIVE} {keyctl} 11 $key % 4096
          d-enter --map=subid rootfs call {NATIVE} {keyctl} 11 $key % 4096
          d-enter --map=subid --seccomp=none rootfs call {NATIVE} {keyctl} 11 $key % 4096
-         {call} {NATIVE} {keyctl} 3 $key"
+         {call} {NATIVE} {keyctl} 3 $key
+         ring=$({call} {NATIVE} {keyctl} 0 -4 0)
+         test $ring -gt 0
+         d-enter --map=single rootfs call {NATIVE} {keyctl} 8 $ring -3
+         d-enter --map=subid rootfs call {NATIVE} {keyctl} 8 $ring -3"
     );
     let done = scratch.sh(&script).ok();
     let out = done.out();
@@ -312,6 +317,7 @@ fn the_callers_keys_cannot_be_read() {
     for line in &lines[1..4] {
         assert!(line.starts_with('-'), "inside it was read: {out}");
     }
+    assert!(lines[5..].iter().all(|line| line.starts_with('-')) && lines.len() == 7, "it was linked: {out}");
 }
 
 /// What is outside the pid namespace has no number inside.

@@ -134,7 +134,8 @@ fn reference() -> Option<String> {
 #[test]
 fn builtin_is_the_profile_that_containers_ship() {
     let Some(text) = reference() else { return };
-    let json = serde_json::from_str(&text).unwrap();
+    // But for the keyrings.
+    let json = serde_json::from_str(&text.replace("\"keyctl\"", "\"no_such_call\"")).unwrap();
     for machine in [Machine::X86_64, Machine::AARCH64] {
         compare(&Profile::builtin_for(&machine), &json, &machine);
     }
