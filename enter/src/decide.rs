@@ -77,9 +77,10 @@ impl Plan {
         }
         for (id, extents, what) in [(user.uid, &map.uids, "user"), (user.gid, &map.gids, "group")] {
             if idmap::to_outside(extents, id).is_none() {
+                let remedy = if recorded.is_some() { "d-unpack --map single --replace" } else { "--map=single" };
                 fail!(
                     Exit::Enter,
-                    "{what} {id} is not mapped: the subordinate ids do not reach that far (--map=single does)"
+                    "{what} {id} is not mapped: the subordinate ids do not reach that far ({remedy} does)"
                 );
             }
         }
@@ -106,7 +107,7 @@ impl Plan {
         if shared.pid && args.as_pid_1 {
             fail!(Exit::Enter, "--as-pid-1 contradicts --share pid");
         }
-        let (masked, readonly) = paths::protected(&args.unmask);
+        let (masked, readonly) = paths::protected(&args.unmask)?;
         let pty = process::pty(args.tty.unwrap_or_default(), caller);
         if pty.contains(&true) && environment.get("TERM").is_none() {
             environment.set("TERM", "xterm");
@@ -194,7 +195,7 @@ impl Plan {
 
 /// Which map is used: the recorded one binds, and a tree that is not mine has none of my subordinate ids.
 fn map_choice(flag: Option<MapChoice>, dir: &Directory, caller: &Caller, facts: &Facts) -> Result<MapChoice> {
-    if dir.owner != facts.uid && !facts.privileged {
+    if !dir.is_mine && !facts.privileged {
         return Ok(MapChoice::Single);
     }
     let recorded = dir.config.options.map.filter(|m| *m != MapChoice::Auto);
@@ -286,7 +287,7 @@ fn etc_files(
     if let Some(text) = user::passwd_with(&dir.passwd, user, name) {
         files.push(("/etc/passwd".into(), text));
     }
-    if let Some(text) = user::group_with(&dir.group, user, name) {
+    if let Some(text) = user::group_with(&dir.group, user, if user.gid == 0 { "root" } else { name }) {
         files.push(("/etc/group".into(), text));
     }
     Ok(files)
@@ -309,7 +310,7 @@ fn environment(args: &Args, dir: &Directory, caller: &Caller, user: &User) -> Re
         env.set_spec(OsStr::new(spec), &|_| None)?;
     }
     for file in &caller.env_files {
-        for spec in parse_env_file(file) {
+        for spec in parse_env_file(file)? {
             env.set_spec(&spec, &lookup)?;
         }
     }

@@ -13,7 +13,7 @@ fn directory(config: &str) -> Directory {
         path: "/c/My Box".into(),
         filesystem: Filesystem::Folder("/c/My Box/rootfs".into()),
         config: Config::parse(config.as_bytes()).unwrap(),
-        owner: 1000,
+        is_mine: true,
         passwd: "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/var/www:/bin/sh\n".into(),
         group: "root:x:0:\nwww:x:33:\ntape:x:26:www\n".into(),
         room_beside: true,
@@ -102,7 +102,7 @@ fn the_recorded_map_binds() {
     assert_eq!(plan(r#"{"map":"single"}"#, "--map auto d").map.kind, MapChoice::Single);
     assert!(decide(r#"{"map":"single"}"#, "--map subid d").unwrap_err().to_string().contains("--replace"));
     let mut foreign = directory(r#"{"map":"subid"}"#);
-    foreign.owner = 7;
+    foreign.is_mine = false;
     let args = Args::from_command_line(["d-enter", "d"].map(OsString::from)).unwrap();
     assert_eq!(Plan::decide(args, &foreign, &Caller::default(), &facts()).unwrap().map.kind, MapChoice::Single);
     let args = Args::from_command_line(["d-enter", "d"].map(OsString::from)).unwrap();

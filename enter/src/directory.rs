@@ -54,8 +54,8 @@ pub struct Directory {
     pub filesystem: Filesystem,
     /// Its config.json; empty for a bare root filesystem.
     pub config: Config,
-    /// Who owns it, outside.
-    pub owner: u32,
+    /// Whether it belongs to the caller.
+    pub is_mine: bool,
     /// The text of the image's /etc/passwd, empty without.
     pub passwd: String,
     /// The text of the image's /etc/group, empty without.
@@ -106,7 +106,7 @@ impl Directory {
         };
         let roots = roots(&filesystem);
         Ok(Self {
-            owner: meta.uid(),
+            is_mine: meta.uid() == rustix::process::geteuid().as_raw(),
             passwd: read_inside(&roots, "etc/passwd", MAX_PASSWD),
             group: read_inside(&roots, "etc/group", MAX_PASSWD),
             name: path.file_name().or(absolute.file_name()).unwrap_or_default().to_owned(),

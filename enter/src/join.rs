@@ -294,8 +294,13 @@ fn environment(args: &Args, caller: &Caller, found: &Found, user: &User, termina
         // The terminal is the caller's, whatever the container was started from.
         env.set("TERM", lookup(OsStr::new("TERM")).unwrap_or("xterm".into()));
     }
-    for spec in caller.env_files.iter().flat_map(|file| parse_env_file(file)).chain(args.env.iter().cloned()) {
-        env.set_spec(&spec, &lookup)?;
+    for file in &caller.env_files {
+        for spec in parse_env_file(file)? {
+            env.set_spec(&spec, &lookup)?;
+        }
+    }
+    for spec in &args.env {
+        env.set_spec(spec, &lookup)?;
     }
     Ok(env)
 }

@@ -106,9 +106,9 @@ pub fn of(dir: &Path, pid: u32) -> Option<Running> {
     Some(Running { init: Pid::from_raw(header.init)?, user_namespace: header.user_namespace, filters })
 }
 
-/// All running containers.
-pub fn all(dir: &Path) -> Vec<Running> {
-    pids(dir).into_iter().filter_map(|pid| of(dir, pid)).collect()
+/// All running containers, with the pids of their d-enters.
+pub fn all(dir: &Path) -> Vec<(u32, Running)> {
+    pids(dir).into_iter().filter_map(|pid| Some((pid, of(dir, pid)?))).collect()
 }
 
 fn pids(dir: &Path) -> Vec<u32> {

@@ -17,7 +17,7 @@ pub struct Limit {
     pub hard: Option<u64>,
 }
 
-const NAMES: [(&str, Resource); 15] = [
+const NAMES: [(&str, Resource); 16] = [
     ("core", Resource::Core),
     ("cpu", Resource::Cpu),
     ("data", Resource::Data),
@@ -30,6 +30,7 @@ const NAMES: [(&str, Resource); 15] = [
     ("nproc", Resource::Nproc),
     ("rss", Resource::Rss),
     ("rtprio", Resource::Rtprio),
+    ("rttime", Resource::Rttime),
     ("sigpending", Resource::Sigpending),
     ("stack", Resource::Stack),
     ("as", Resource::As),

@@ -49,6 +49,19 @@ fn of_unshare() {
     other.wait_out("up");
     let done = place.sh(&format!("--net ns:/proc/{}/ns/net", other.pid()), "readlink /proc/self/ns/net; id -u").ok();
     done.prints(&format!("{}\n0", network(other.pid())));
+    // There is one id, whatever the directory was unpacked for: that is never taken silently.
+    let net = format!("ns:/proc/{}/ns/net", other.pid());
+    let place = Place::new("subid");
+    let enter =
+        |map: &str| place.scratch.run(["d-enter", "--net", &net, "--map", map, "box", "cat", "/proc/self/uid_map"]);
+    enter("subid").fails(125).err_has("one id only");
+    let bare = enter("auto").code(0);
+    assert_eq!(
+        (bare.out().lines().count(), bare.err().lines().count()),
+        (1, 1),
+        "single, with a warning: {}",
+        bare.err()
+    );
 }
 
 #[test]

@@ -61,6 +61,17 @@ fn all_namespaces_by_every_name() {
 }
 
 #[test]
+fn the_command_itself_may_be_the_init() {
+    under_both_maps(|place| {
+        let running = start(place, "--as-pid-1");
+        let command = children(running.pid())[0];
+        for name in [running.pid(), command] {
+            join(place, name, "", &["sh", "-c", "tr '\\0' ' ' </proc/1/cmdline"]).ok().out_has("sleep 300");
+        }
+    });
+}
+
+#[test]
 fn environment_and_directory_are_the_running_commands() {
     under_both_maps(|place| {
         let running = start(place, "-e FOO=container -e BAR=container -w /tmp --umask 027 --ulimit nofile=99:100");

@@ -71,7 +71,7 @@ pub(super) fn parse_environ(bytes: &[u8]) -> Vec<OsString> {
 
 /// The limits of a proc_pid_limits(5).
 pub(super) fn parse_limits(text: &str) -> Vec<Limit> {
-    const NAMES: [(&str, &str); 15] = [
+    const NAMES: [(&str, &str); 16] = [
         ("Max cpu time", "cpu"),
         ("Max file size", "fsize"),
         ("Max data size", "data"),
@@ -87,6 +87,7 @@ pub(super) fn parse_limits(text: &str) -> Vec<Limit> {
         ("Max msgqueue size", "msgqueue"),
         ("Max nice priority", "nice"),
         ("Max realtime priority", "rtprio"),
+        ("Max realtime timeout", "rttime"),
     ];
     let value = |text: &str| match text {
         "unlimited" => Some(None),

@@ -99,11 +99,11 @@ fn of_pid(pid: Pid, records: &Path) -> Result<Target> {
             return command(number, running);
         }
         let running = record::all(records);
-        if let Some(running) = running.iter().find(|r| r.init == pid) {
-            return command(number, running.clone());
+        if let Some((enter, running)) = running.iter().find(|(_, r)| r.init == pid) {
+            return command(*enter, running.clone());
         }
         let place = Place::of(pid).map_err(|e| cannot_look(pid, &e))?;
-        let filters = running.into_iter().find(|r| r.user_namespace == place.user).map(|r| r.filters);
+        let filters = running.into_iter().find(|(_, r)| r.user_namespace == place.user).map(|(_, r)| r.filters);
         if filters.is_some() || !started_by_d_enter(pid)? {
             break (place, filters);
         }
