@@ -20,6 +20,8 @@ pub const IMAGE_TXT: &str = "image.txt";
 pub const ROOTFS: &str = "rootfs";
 /// Volumes without a host path.
 pub const VOLUMES: &str = "volumes";
+/// In there, a volume that is being made, or that a killed d-enter has left; the next one begins anew.
+pub const UNFINISHED: &str = ".d-enter";
 /// The unpacked layers of an overlay, lowest first, one absolute path a line.
 pub const LAYERS: &str = "layers";
 /// What an overlay's container wrote.

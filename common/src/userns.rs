@@ -152,7 +152,10 @@ impl Helper {
                     command.stderr(stderr);
                 }
                 let error = command.exec();
-                let _ = rustix::io::write(&stderr, format!("{error} (Debian package: uidmap)").as_bytes());
+                let _ = rustix::io::write(
+                    &stderr,
+                    format!("{} (Debian package: uidmap)", crate::report::chain(&error.into())).as_bytes(),
+                );
                 sys::exit_now(127)
             }
             Fork::Parent { pid, .. } => Ok(Self { name, pid, words: words.into() }),

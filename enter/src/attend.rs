@@ -1,6 +1,7 @@
 //! What stays beside the command: starts it, reaps, passes signals on, reports stops and the end. It is the container's init
 //! after the root is built, and the process that brings a joining command into a running container.
 
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::Result;
@@ -10,7 +11,7 @@ use d_common::sys::{self, SignalSet};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use crate::channel::{Channel, Message, Received};
 use crate::command;
@@ -144,6 +145,11 @@ fn attend(
                     deliver(process, command, info.signal, false);
                 }
             }
+            if was_lost(command) {
+                // Where it could say why, that was heard before.
+                let words = "the command was not executed: the system call filter forbids something on the way there (--seccomp)";
+                channel.send(&Message::Failed(Exit::CannotExecute as u8, words.to_owned()));
+            }
             if let Some(code) = reap(channel, command) {
                 rest.end(command, false);
                 channel.send(&Message::Exited(code));
@@ -176,6 +182,21 @@ fn attend(
 fn deliver(process: &Process, command: Pid, signal: i32, group: bool) {
     let number = if signal == Signal::TERM.as_raw() { process.stop_signal } else { signal };
     sys::send_signal(command.as_raw_nonzero().get(), number, group);
+}
+
+/// Whether the command's process has ended before it was the command, and not by a signal from elsewhere. A filter that does not
+/// let it execute anything may not let it say so either. The kernel knows (PF_FORKNOEXEC, in field 9 of proc_pid_stat(5)).
+fn was_lost(command: Pid) -> bool {
+    const FORKED_BUT_NOT_EXECUTED: u32 = 0x40;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(command), options) else { return false };
+    let own = [Signal::SYS, Signal::SEGV].map(|signal| Some(signal.as_raw()));
+    if status.exit_status() != Some(125) && !own.contains(&status.terminating_signal()) {
+        return false;
+    }
+    let stat = fs::read_to_string(format!("/proc/{}/stat", command.as_raw_nonzero())).unwrap_or_default();
+    let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & FORKED_BUT_NOT_EXECUTED != 0)
 }
 
 /// Reaps every child that has ended; the exit code once it is the command that has.

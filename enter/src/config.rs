@@ -166,6 +166,7 @@ fn single(key: &str, value: &Value) -> Result<OsString> {
         ("net", Value::Bool(on)) => if *on { "user" } else { "none" }.to_owned(),
         ("tty", Value::Bool(on)) => if *on { "always" } else { "never" }.to_owned(),
         ("ephemeral", Value::Bool(true)) => return Ok("--ephemeral".into()),
+        ("ephemeral", Value::Number(n)) => n.to_string(),
         _ => return Err(wrong(key, "a string")),
     };
     Ok(format!("--{key}={word}").into())

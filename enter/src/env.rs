@@ -61,9 +61,20 @@ impl Environment {
 }
 
 /// The lines of an env file (`docker run --env-file`): `NAME=VALUE` or `NAME`, without quoting; `#` starts a comment line.
-pub fn parse_env_file(text: &[u8]) -> Vec<OsString> {
+///
+/// # Errors
+/// [`Exit::Enter`] for a name with a space in it.
+pub fn parse_env_file(text: &[u8]) -> Result<Vec<OsString>> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let lines = text.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).map(<[u8]>::trim_ascii_start);
-    lines.filter(|l| !l.is_empty() && !l.starts_with(b"#")).map(|l| OsString::from_vec(l.to_vec())).collect()
+    let checked = |line: &[u8]| {
+        let name = line.split(|b| *b == b'=').next().unwrap_or_default();
+        if name.trim_ascii_end().iter().any(u8::is_ascii_whitespace) {
+            fail!(Exit::Enter, "--env-file: the name {:?} has a space in it", String::from_utf8_lossy(name));
+        }
+        Ok(OsString::from_vec(line.to_vec()))
+    };
+    lines.filter(|l| !l.is_empty() && !l.starts_with(b"#")).map(checked).collect()
 }
 
 #[cfg(test)]
@@ -85,7 +96,8 @@ mod tests {
 
     #[test]
     fn env_files_are_not_shell() {
-        let lines = parse_env_file(b"# c\nA=\"q\"\r\n\n  B\nC=1 2 \n");
+        let lines = parse_env_file(b"\xef\xbb\xbf# c\nA=\"q\"\r\n\n  B\nC=1 2 \n").unwrap();
         assert_eq!(lines, ["A=\"q\"", "B", "C=1 2 "]);
+        assert!(parse_env_file(b"my var=1").is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use d_common::beneath::{Link, Make, Root};
-use d_common::container::VOLUMES;
+use d_common::container::{UNFINISHED, VOLUMES};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::copy;
@@ -27,7 +27,7 @@ pub fn volume(dir: &OwnedFd, name: &Path, target: &OwnedFd, copy: bool) -> io::R
     clone_tree(volumes.handle(name, Link::Refuse)?, Path::new(""))
 }
 
-/// Makes a volume under another name, so that it is there whole or not at all. One container at a time does it; what a killed
+/// Makes a volume under another name ([`UNFINISHED`]), so that it is there whole or not at all. One container at a time does it; what a killed
 /// one has left is begun anew.
 fn make(volumes: &Root, name: &Path, target: &OwnedFd, copy: bool) -> io::Result<()> {
     let lock = volumes.open_at("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Link::Refuse)?;
@@ -35,19 +35,21 @@ fn make(volumes: &Root, name: &Path, target: &OwnedFd, copy: bool) -> io::Result
     if volumes.handle(name, Link::Refuse).is_ok() {
         return Ok(());
     }
-    let above = Path::new("/").join(name.parent().unwrap_or(Path::new("")));
-    let parent = volumes.ensure(&above, Make::Directory)?;
-    let last = name.file_name().unwrap_or_default();
-    let temporary = format!(".{}.d-enter", last.to_string_lossy());
-    match std::fs::remove_dir_all(Path::new(&descriptor_path(parent.as_fd())).join(&temporary)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    rustix::fs::mkdirat(&parent, &temporary, Mode::from_raw_mode(0o755))?;
-    if copy {
-        copy::tree(target, &handle(&parent, &temporary)?, copy::What::All)?;
-    }
-    Ok(rustix::fs::renameat(&parent, &temporary, &parent, last)?)
+    let clear = || match std::fs::remove_dir_all(Path::new(&descriptor_path(lock.as_fd())).join(UNFINISHED)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    clear()?;
+    let fill = || -> io::Result<()> {
+        rustix::fs::mkdirat(&lock, UNFINISHED, Mode::from_raw_mode(0o755))?;
+        if copy {
+            copy::tree(target, &handle(&lock, UNFINISHED)?, copy::What::All)?;
+        }
+        let above = Path::new("/").join(name.parent().unwrap_or(Path::new("")));
+        let parent = volumes.ensure(&above, Make::Directory)?;
+        Ok(rustix::fs::renameat(&lock, UNFINISHED, &parent, name.file_name().unwrap_or_default())?)
+    };
+    fill().inspect_err(|_| _ = clear())
 }
 
 /// The same for a container whose changes vanish: a tmpfs with what the volume, or else the image, holds.

@@ -57,6 +57,17 @@ impl Descriptors {
         let take = |fd: Option<i32>, option: &str| {
             fd.map(|fd| own(fd).or_exit(Exit::Enter, || format!("--{option} {fd}: no such descriptor"))).transpose()
         };
+        let named = [("status", args.status_fd), ("ready", args.ready_fd), ("block", args.block_fd)];
+        let mut named: Vec<_> = named.into_iter().filter_map(|(option, fd)| Some((fd?, option))).collect();
+        named.extend(args.keep_fd.iter().map(|fd| (*fd, "keep")));
+        for (number, (fd, option)) in named.iter().enumerate() {
+            // The first three are copied, so the command keeps its own.
+            if let Some((_, other)) =
+                named[..number].iter().find(|(same, other)| same == fd && (*fd > 2 && other != option))
+            {
+                fail!(Exit::Enter, "--{option}-fd {fd}: --{other}-fd has taken that descriptor; give it another one");
+            }
+        }
         for fd in &args.keep_fd {
             if *fd > 2 && fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
                 fail!(Exit::Enter, "--keep-fd {fd}: no such descriptor");
@@ -67,8 +78,16 @@ impl Descriptors {
             ready: take(args.ready_fd, "ready-fd")?,
             block: take(args.block_fd, "block-fd")?,
             pid_file: args.pid_file.as_ref().map(PathBuf::from),
-            records: runtime_dir("d-enter").ok(),
+            records: records()?,
         })
+    }
+}
+
+/// The runtime directory; none where none can be made, without which there is no `--join`.
+fn records() -> Result<Option<PathBuf>> {
+    match runtime_dir("d-enter") {
+        Err(error) if error.root_cause().is::<io::Error>() => Ok(None),
+        found => found.map(Some),
     }
 }
 

@@ -64,7 +64,7 @@ pub use sandbox::Sandbox;
 use std::path::Path;
 
 use anyhow::Result;
-use d_common::exit::{Exit, exit_of};
+use d_common::exit::{Exit, OrExit, exit_of};
 use d_common::fail;
 use d_common::idmap::{Facts, MapChoice};
 use d_common::output::print;
@@ -101,7 +101,11 @@ pub fn run(args: Args, report: Report) -> Result<u8> {
     if args.dry_run || args.print_oci {
         let plan = Plan::decide(args.clone(), &directory, &caller, &facts(&args, &directory, &caller)?)?;
         plan.warnings.iter().for_each(|warning| report.warn(warning));
-        let json = if args.dry_run { serde_json::to_value(&plan)? } else { oci::print(&plan, report)? };
+        let json = if args.dry_run {
+            serde_json::to_value(&plan).or_exit(Exit::Enter, || "cannot print the plan as JSON")?
+        } else {
+            oci::print(&plan, report)?
+        };
         print(format!("{json:#}\n").as_bytes())?;
         return Ok(0);
     }

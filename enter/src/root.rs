@@ -68,10 +68,14 @@ impl Sources {
             .or_exit(Exit::Enter, || "cannot make the mounts private")?;
         let open = |path: &Path| open_path(path).or_exit(Exit::Enter, || format!("cannot open {}", path.display()));
         let base = match &plan.filesystem {
-            Filesystem::Folder(folder) => Base::Folder(
-                clone_tree(CWD, folder)
-                    .or_exit(Exit::Enter, || format!("cannot open the root filesystem {}", folder.display()))?,
-            ),
+            Filesystem::Folder(folder) => {
+                let shown = folder.display();
+                let tree = clone_tree(CWD, folder).and_then(|tree| is_dir(&tree).map(|is_dir| (tree, is_dir)));
+                match tree.or_exit(Exit::Enter, || format!("cannot open the root filesystem {shown}"))? {
+                    (tree, true) => Base::Folder(tree),
+                    _ => fail!(Exit::Enter, "cannot enter {shown}: it is not a directory"),
+                }
+            }
             Filesystem::Overlay { layers, upper, work } => Base::Overlay {
                 layers: layers.iter().map(|l| open(l)).collect::<Result<_>>()?,
                 upper: open(upper)?,
@@ -199,6 +203,11 @@ fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option
         let target = root
             .ensure(target_path, what)
             .or_exit(Exit::Enter, || format!("cannot make the mount point {}", target_path.display()))?;
+        let wants_dir = matches!(what, Make::Directory);
+        if is_dir(&target).or_exit(Exit::Enter, || format!("cannot look at {}", target_path.display()))? != wants_dir {
+            let (a, b) = if wants_dir { ("directory", "file") } else { ("file", "directory") };
+            fail!(Exit::Enter, "cannot mount a {a} on {}: it is a {b}", target_path.display());
+        }
         // What lies on the root itself would never be seen.
         if is_same(&target, root)? {
             fail!(Exit::Enter, "cannot mount on {}: a link of the image makes it /", target_path.display());
@@ -210,10 +219,6 @@ fn volume(root: &Root, plan: &Plan, dir: &OwnedFd, mount: &Mount, source: Option
         (Mount::Bind { .. } | Mount::Device { .. }, Some(source)) => {
             let source_is_dir = is_dir(source).or_exit(Exit::Enter, failed)?;
             let target = ensure(if source_is_dir { Make::Directory } else { Make::File })?;
-            if is_dir(&target).or_exit(Exit::Enter, failed)? != source_is_dir {
-                let (a, b) = if source_is_dir { ("directory", "file") } else { ("file", "directory") };
-                fail!(Exit::Enter, "cannot mount a {a} on {}: it is a {b}", target_path.display());
-            }
             attach(source, &target).or_exit(Exit::Enter, failed)
         }
         (Mount::Kept { name, readonly, noexec, copy, .. }, _) => {

@@ -351,7 +351,8 @@ impl Loop<'_, '_> {
                 }
             }
             Message::Warning(text) => self.container.report.warn(text),
-            Message::Failed(code, _) if self.failure.is_some() => self.code = Some(code),
+            // The first reason is the reason.
+            Message::Failed(code, _) if self.failure.is_some() => _ = self.code.get_or_insert(code),
             Message::Failed(code, mut text) => {
                 if let Some(words) = self.container.overlay.as_mut().and_then(Server::words) {
                     text = format!("{text}: {words}");

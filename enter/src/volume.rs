@@ -241,17 +241,30 @@ fn tmpfs(spec: &OsStr) -> Result<Mount> {
 fn device(spec: &OsStr) -> Result<Mount> {
     let fields: Vec<&[u8]> = spec.as_bytes().split(|b| *b == b':').collect();
     let path = |b: &[u8]| PathBuf::from(OsStr::from_bytes(b));
-    let (source, target) = match fields.as_slice() {
-        [src] => (path(src), path(src)),
-        // docker's third field (rwm) is about device cgroups, which an ordinary user has not.
-        [src, dst] | [src, dst, _] if dst.starts_with(b"/") => (path(src), path(dst)),
-        [src, _] => (path(src), path(src)),
-        _ => fail!(Exit::Enter, "cannot read --device {:?}: expected SRC[:DST]", spec.display().to_string()),
+    let wrong = |why: &str| fail!(Exit::Enter, "cannot read --device {:?}: {why}", spec.display().to_string());
+    let (source, target, access) = match fields.as_slice() {
+        [src] => (path(src), path(src), None),
+        [src, dst] if dst.starts_with(b"/") => (path(src), path(dst), None),
+        [src, access] => (path(src), path(src), Some(*access)),
+        [src, dst, access] => (path(src), path(dst), Some(*access)),
+        _ => return wrong("expected SRC[:DST]"),
     };
     if !source.is_absolute() {
-        fail!(Exit::Enter, "cannot read --device {:?}: SRC is not an absolute path", spec.display().to_string());
+        return wrong("SRC is not an absolute path");
     }
-    Ok(Mount::Device { source, target })
+    if !target.is_absolute() {
+        return wrong("DST is not an absolute path");
+    }
+    match access {
+        Some(access) if access.is_empty() || access.iter().any(|b| !b"rwm".contains(b)) => {
+            wrong("expected SRC[:DST], or docker's SRC[:DST]:rwm")
+        }
+        // That is about device cgroups, which an ordinary user has not.
+        Some(access) if !b"rw".iter().all(|b| access.contains(b)) => {
+            wrong("only the device's own mode can keep its users from reading or writing; leave that out")
+        }
+        _ => Ok(Mount::Device { source, target }),
+    }
 }
 
 /// Docker's `Volumes` keys: paths, or d-utils' `SRC:DST[:ro]`.

@@ -227,6 +227,14 @@ fn devices_of_the_host_are_shown() {
         place.sh("--device /dev/full", "echo x >/dev/full").code(1);
         place.sh("--device /dev/zero:/opt/zero:rwm", "head -c 3 /opt/zero | wc -c").ok().prints("3");
         place.enter(&["--device", "/etc/passwd"], &["true"]).fails(125).err_has("no device");
+        for (spec, why) in [
+            ("/dev/null:relative", "expected"),
+            ("/dev/null:/dev/n:bogus", "expected"),
+            ("/dev/null:relative:rw", "not an absolute path"),
+            ("/dev/null:r", "device's own mode"),
+        ] {
+            place.enter(&["--device", spec], &["true"]).fails(125).err_has(why);
+        }
     });
 }
 

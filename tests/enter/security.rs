@@ -71,6 +71,30 @@ fn a_filter_is_on_unless_none() {
     });
 }
 
+/// One that forbids what d-enter itself needs on the way to the command may forbid to say so, too.
+#[test]
+fn a_filter_that_lets_nothing_start_is_told() {
+    under_both_maps(|place| {
+        for (name, profile) in [
+            (
+                "execve",
+                r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ERRNO"}]}"#,
+            ),
+            (
+                "most",
+                r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["write", "exit_group"], "action": "SCMP_ACT_ALLOW"}]}"#,
+            ),
+            ("all", r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#),
+            ("dies", r#"{"defaultAction": "SCMP_ACT_KILL_PROCESS"}"#),
+        ] {
+            place.scratch.write(name, profile);
+            place.enter(&["--seccomp", name], &["true"]).fails(126);
+        }
+        place.sh("", "exit 125").code(125).silent();
+        place.sh("", "kill -SEGV $$").code(139).silent();
+    });
+}
+
 #[test]
 fn the_host_cannot_be_seen_or_signalled() {
     under_both_maps(|place| {

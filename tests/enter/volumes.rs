@@ -96,6 +96,21 @@ fn many_first_uses_at_once_give_one_volume() {
 }
 
 #[test]
+fn what_cannot_be_a_volume_leaves_nothing() {
+    under_both_maps(|place| {
+        place.write("etc/file", "");
+        for volume in ["new:/etc/file", "/etc/file"] {
+            place.enter(&["-v", volume], &["true"]).fails(125).err_has("it is a file");
+        }
+        // What a killed one has left goes with the next.
+        place.scratch.write("box/volumes/.d-enter/half", "");
+        assert_eq!(place.scratch.names("box/volumes"), [".d-enter"]);
+        place.sh("-v whole:/x", "ls /x").ok();
+        assert_eq!(place.scratch.names("box/volumes"), ["whole"]);
+    });
+}
+
+#[test]
 fn a_directory_in_use_is_locked() {
     under_both_maps(|place| {
         let mut running = place.sh("", "echo up; sleep 30").spawn();

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use d_common::container::{IMAGE_TXT, Stamp, VOLUMES};
+use d_common::container::{IMAGE_TXT, Stamp, UNFINISHED, VOLUMES};
 use d_common::exit::{Exit, OrExit, exit_of};
 use d_common::fail;
 use d_common::idmap::MapChoice;
@@ -67,7 +67,8 @@ fn delete(dir: &Path, volumes: bool, report: &Report) -> Result<()> {
         fail!(Exit::CantCreate, "cannot remove {path}: it is no container directory");
     }
     let _lock = place.lock()?;
-    let kept = fs::read_dir(place.path.join(VOLUMES)).is_ok_and(|mut entries| entries.next().is_some());
+    let kept = fs::read_dir(place.path.join(VOLUMES))
+        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != UNFINISHED)));
     if kept && !volumes {
         fail!(Exit::CantCreate, "cannot remove {path}: volumes/ is not empty; --volumes removes it, too");
     }

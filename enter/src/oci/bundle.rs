@@ -71,9 +71,17 @@ const REFUSED: [&str; 42] = [
     "/freebsd",
 ];
 
-/// Devices that every container has.
-const DEVICES: [&str; 8] =
-    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev/ptmx"];
+/// Devices that every container has, with their numbers (null(4), random(4), tty(4)); a terminal's differ.
+const DEVICES: [(&str, Option<(u32, u32)>); 8] = [
+    ("/dev/null", Some((1, 3))),
+    ("/dev/zero", Some((1, 5))),
+    ("/dev/full", Some((1, 7))),
+    ("/dev/random", Some((1, 8))),
+    ("/dev/urandom", Some((1, 9))),
+    ("/dev/tty", Some((5, 0))),
+    ("/dev/console", None),
+    ("/dev/ptmx", None),
+];
 
 /// What a bundle says beyond options and Docker's keys.
 #[derive(Debug, Clone)]
@@ -120,6 +128,14 @@ struct Rlimit {
 #[derive(Deserialize)]
 struct Device {
     path: String,
+    #[serde(default)]
+    major: u32,
+    #[serde(default)]
+    minor: u32,
+    #[serde(rename = "fileMode")]
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
 }
 
 /// Reads a config.json that has `ociVersion`.
@@ -140,9 +156,17 @@ pub fn read(json: &Value) -> Result<Config> {
         }
     }
     for (index, device) in or_default::<Vec<Device>>(json, "/linux/devices")?.iter().enumerate() {
-        if !DEVICES.contains(&device.path.as_str()) {
+        let pointer = format!("/linux/devices/{index}");
+        let Some((_, number)) = DEVICES.iter().find(|(path, _)| *path == device.path) else {
             let why = format!("{} cannot be made in a user namespace; --device {0} binds the host's", device.path);
-            return Err(wrong(&format!("/linux/devices/{index}"), why));
+            return Err(wrong(&pointer, why));
+        };
+        let is_usual = number.is_none_or(|number| (device.major, device.minor) == number)
+            && device.mode.is_none_or(|mode| mode & 0o666 == 0o666)
+            && device.uid.unwrap_or(0) == 0
+            && device.gid.is_none_or(|gid| matches!(gid, 0 | 5));
+        if !is_usual {
+            return Err(wrong(&pointer, format!("{} is the host's own: number, mode and owner stay", device.path)));
         }
     }
     if !matches!(or_default::<String>(json, "/linux/rootfsPropagation")?.as_str(), "" | "private" | "rprivate") {

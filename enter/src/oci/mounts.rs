@@ -101,13 +101,23 @@ fn one(json: &Value) -> Result<Mount, String> {
         if let Some((name, _)) = own.first() {
             return Err(format!("option {name}= cannot be honoured here"));
         }
+        if copy {
+            return Err("option tmpcopyup is for a tmpfs".to_owned());
+        }
         // Runtimes leave devices usable where nobody says nodev; here that goes by where they are.
-        let device =
-            devices || source.starts_with("/dev") && !["/dev/shm", "/dev/mqueue"].iter().any(|d| source.starts_with(d));
+        let device = source.starts_with("/dev") && !["/dev/shm", "/dev/mqueue"].iter().any(|d| source.starts_with(d));
+        if devices && !device {
+            return Err("option dev cannot be honoured here: devices can be used below /dev only".to_owned());
+        }
         return Ok(match device {
             true => Mount::Device { source, target },
             false => Mount::Bind { source, target, readonly, noexec },
         });
+    }
+    if devices {
+        return Err(
+            "option dev cannot be honoured here: there are no devices in a user namespace but bound ones".to_owned()
+        );
     }
     let kernel = |kind| match own.first() {
         Some((name, _)) if !matches!(kind, Kernel::Proc | Kernel::Devpts) => {
