@@ -147,8 +147,7 @@ fn attend(
             }
             if was_lost(command) {
                 // Where it could say why, that was heard before.
-                let words = "the command was not executed: the system call filter forbids something on the way there (--seccomp)";
-                channel.send(&Message::Failed(Exit::CannotExecute as u8, words.to_owned()));
+                channel.send(&Message::Failed(Exit::CannotExecute as u8, LOST.to_owned()));
             }
             if let Some(code) = reap(channel, command) {
                 rest.end(command, false);
@@ -184,9 +183,13 @@ fn deliver(process: &Process, command: Pid, signal: i32, group: bool) {
     sys::send_signal(command.as_raw_nonzero().get(), number, group);
 }
 
+/// What is said of a command that [`was_lost`].
+pub const LOST: &str =
+    "the command was not executed: the system call filter forbids something on the way there (--seccomp)";
+
 /// Whether the command's process has ended before it was the command, and not by a signal from elsewhere. A filter that does not
 /// let it execute anything may not let it say so either. The kernel knows (PF_FORKNOEXEC, in field 9 of proc_pid_stat(5)).
-fn was_lost(command: Pid) -> bool {
+pub fn was_lost(command: Pid) -> bool {
     const FORKED_BUT_NOT_EXECUTED: u32 = 0x40;
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(command), options) else { return false };

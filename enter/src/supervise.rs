@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::time::Timespec;
 
-use crate::attend::status_code;
+use crate::attend::{LOST, status_code, was_lost};
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::fuse::Server;
@@ -402,6 +402,9 @@ impl Loop<'_, '_> {
     fn reap_init(&mut self) -> Result<u8> {
         // What it said last may still be on the line; all writers are dead, so this ends.
         while self.message()? {}
+        if self.container.process.as_pid_1 && self.failure.is_none() && was_lost(self.container.pid) {
+            (self.failure, self.code) = (Some(failure(Exit::CannotExecute, LOST)), Some(Exit::CannotExecute as u8));
+        }
         let status = rustix::process::waitpid(Some(self.container.pid), WaitOptions::empty());
         let status = status.or_exit(Exit::Enter, || "cannot wait for the container")?;
         Ok(status.map_or(125, |(_, status)| status_code(status)))

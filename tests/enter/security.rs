@@ -89,6 +89,7 @@ fn a_filter_that_lets_nothing_start_is_told() {
         ] {
             place.scratch.write(name, profile);
             place.enter(&["--seccomp", name], &["true"]).fails(126);
+            place.enter(&["--as-pid-1", "--seccomp", name], &["true"]).fails(126);
         }
         place.sh("", "exit 125").code(125).silent();
         place.sh("", "kill -SEGV $$").code(139).silent();
