@@ -89,9 +89,9 @@ impl Forwards {
         let before = self.list.len();
         for (publish, claim) in wanted.iter().zip(claims) {
             if let Err(error) = self.open_one(publish, claim, relay) {
-                for (entry, carrier) in self.list.split_off(before) {
-                    let _ = self.close_one(&entry, &carrier, relay);
-                }
+                let opened = self.list.split_off(before);
+                // A slirp4netns that does not answer is asked no more: each answer is waited for.
+                let _ = opened.iter().try_for_each(|(entry, carrier)| self.close_one(entry, carrier, relay));
                 return Err(error);
             }
         }

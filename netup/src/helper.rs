@@ -73,7 +73,11 @@ impl Helper {
     /// fork's and pipe's; a failing exec shows itself in [`Helper::wait_until_ready`].
     pub fn start(launch: &Launch<'_>, exit: OwnedFd) -> Result<Self> {
         let (words, say) = new_pipe()?;
-        fcntl_setfl(&words, OFlags::NONBLOCK).or_exit(Exit::Io, || "cannot set up a pipe")?;
+        // Neither side waits for the other: a helper that says more than is heard at the time (slirp4netns has a line for each
+        // forward) loses the words, and would hang with us otherwise, who wait for its answer.
+        for end in [&words, &say] {
+            fcntl_setfl(end, OFlags::NONBLOCK).or_exit(Exit::Io, || "cannot set up a pipe")?;
+        }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .or_exit(Exit::Io, || "cannot open /dev/null")?;
         let argv = c_strings([OsString::from(launch.name)].into_iter().chain(launch.args.iter().cloned()))?;
@@ -111,35 +115,34 @@ impl Helper {
     /// Waits until it writes to `ready`.
     ///
     /// # Errors
-    /// [`Exit::Unavailable`] with its last words, when it ends before that or takes longer than ten seconds.
+    /// [`Exit::Unavailable`] with its last words, when it ends before that, or says nothing of it for ten seconds.
     pub fn wait_until_ready(&mut self, ready: OwnedFd, report: &Report) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        loop {
+        // A pipe that the helper has closed has nothing to say any more; whether it has ended its pidfd says.
+        let (mut is_open, mut speaks) = (true, true);
+        while Instant::now() < deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut fds = [
-                PollFd::new(&ready, PollFlags::IN),
-                PollFd::new(&self.words, PollFlags::IN),
-                PollFd::new(&self.pidfd, PollFlags::IN),
-            ];
+            let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+            fds.extend(is_open.then(|| PollFd::new(&ready, PollFlags::IN)));
+            fds.extend(speaks.then(|| PollFd::new(&self.words, PollFlags::IN)));
             match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-                Ok(0) => return Err(self.failed("is not ready after ten seconds")),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e).or_exit(Exit::Io, || "cannot poll"),
             }
-            let [is_ready, speaks, ended] = fds.map(|fd| !fd.revents().is_empty());
-            if speaks {
-                self.listen(report);
-            }
-            if is_ready && rustix::io::read(&ready, &mut [0u8; 8]).is_ok_and(|n| n > 0) {
+            let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+            let told = fds.get(1).is_some_and(|fd| is_open && !fd.revents().is_empty());
+            speaks = speaks && self.listen(report);
+            if told && rustix::io::read(&ready, &mut [0u8; 8]).is_ok_and(|n| n > 0) {
                 self.heard.clear();
                 return Ok(());
             }
-            // The ready pipe also ends when the helper does; its pidfd says so with certainty.
+            is_open = is_open && !told;
             if ended {
                 self.listen(report);
                 return Err(self.death());
             }
         }
+        Err(self.failed("is not ready after ten seconds"))
     }
 
     /// Reads what it says; false at the end.

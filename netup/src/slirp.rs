@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit, failure};
+use d_common::exit::{Exit, OrExit, exit_of, failure};
 use d_common::fail;
 use d_common::report::Report;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -180,14 +180,14 @@ impl Api {
     /// Opens a forward to `guest`; returns slirp4netns's id of it.
     ///
     /// # Errors
-    /// [`Exit::CantCreate`] with slirp4netns's reason.
+    /// [`Exit::CantCreate`] with slirp4netns's reason, [`Exit::Unavailable`] when it does not answer.
     pub fn add(&self, publish: &Publish, host_port: u16, guest: std::net::Ipv4Addr) -> Result<u64> {
         let Publish { proto, address, port, .. } = publish;
         let arguments = json!({
             "proto": proto, "host_addr": address, "host_port": host_port, "guest_addr": guest, "guest_port": port,
         });
         let reply = self.call("add_hostfwd", arguments).map_err(|why| {
-            failure(Exit::CantCreate, format!("slirp4netns cannot forward {address}:{host_port}/{proto}: {why}"))
+            failure(exit_of(&why), format!("slirp4netns cannot forward {address}:{host_port}/{proto}: {why}"))
         })?;
         reply["id"].as_u64().or_exit(Exit::Unavailable, || "slirp4netns gave no id for a forward")
     }
@@ -203,9 +203,10 @@ impl Api {
 
     fn call(&self, execute: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": execute, "arguments": arguments }).to_string();
-        let mut reply: Value = serde_json::from_slice(&self.exchange(request.as_bytes())?)?;
+        let answer = self.exchange(request.as_bytes()).or_exit(Exit::Unavailable, || "it does not answer")?;
+        let mut reply: Value = serde_json::from_slice(&answer).or_exit(Exit::Unavailable, || "its answer is broken")?;
         if let Some(error) = reply.get("error") {
-            fail!(Exit::Unavailable, "{}", error["desc"].as_str().unwrap_or("no reason given"));
+            fail!(Exit::CantCreate, "{}", error["desc"].as_str().unwrap_or("no reason given"));
         }
         Ok(reply["return"].take())
     }

@@ -304,3 +304,15 @@ fn a_long_runtime_directory_is_no_obstacle() {
     running.wait_out("READY=1");
     netup(&["--list", &ns.pid()]).ok().out_has("1 tcp ");
 }
+
+#[test]
+fn a_thousand_ports_are_no_more_trouble_than_one() {
+    let ns = Namespace::new();
+    // slirp4netns has a line to say for each.
+    let _netup = ns.connected(["-p", "1-600"]);
+    let added = ns.netup(["--add", "1001-1400", &ns.pid()]).ok();
+    added.expect(added.out().lines().count() == 400, "400 lines");
+    ns.netup(["--add", "2001-2025", &ns.pid()]).fails(73).err_has("more than 1024 forwards");
+    let list = ns.netup(["--list", &ns.pid()]).ok();
+    list.expect(list.out().lines().count() == 1000, "1000 lines");
+}
