@@ -182,6 +182,8 @@ fn leave_the_callers_streams() {
 
 /// The user namespace comes first: it gives the capability that entering the network needs (setns(2)), and the tap device.
 fn enter(target: &Target, makes_tap: bool) -> Result<(Option<Tap>, Inside), Errno> {
+    // Before anybody in there has a right over this process, which has the caller's memory and environment.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     if let Some(userns) = &target.userns {
         move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))?;
     }
@@ -189,7 +191,6 @@ fn enter(target: &Target, makes_tap: bool) -> Result<(Option<Tap>, Inside), Errn
     let tap = if makes_tap { Tap::make().ok() } else { None };
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let maps_zero =
         |path| fs::read_to_string(path).is_ok_and(|map| map.lines().any(|l| l.trim_start().starts_with("0 ")));
     let root = maps_zero("/proc/self/uid_map") && maps_zero("/proc/self/gid_map");

@@ -18,7 +18,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal, setpgid, umask, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal, set_dumpable_behavior, setpgid, umask,
+    waitpid,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A helper that is not ready by then never will be.
@@ -27,6 +30,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// No more of what it says is kept.
 const MAX_WORDS: usize = 4096;
+/// It runs in the namespace's user namespace, whose root may read its environment where it sees the process. None needs any.
+const NO_ENVIRONMENT: &[CString] = &[];
 
 /// How a helper is started.
 #[derive(Debug)]
@@ -82,15 +87,10 @@ impl Helper {
             .or_exit(Exit::Io, || "cannot open /dev/null")?;
         let argv = c_strings([OsString::from(launch.name)].into_iter().chain(launch.args.iter().cloned()))?;
         let program = c_strings([launch.program.as_os_str().to_owned()])?;
-        let environment = c_strings(std::env::vars_os().map(|(mut key, value)| {
-            key.push("=");
-            key.push(value);
-            key
-        }))?;
         match sys::clone_process(0).or_exit(Exit::Unavailable, || "cannot fork")? {
             Fork::Child => {
                 let error = become_helper(launch, &null, &say).map_or_else(io::Error::from, |()| {
-                    program.first().map_or_else(|| Errno::NOENT.into(), |p| sys::execve(p, &argv, &environment))
+                    program.first().map_or_else(|| Errno::NOENT.into(), |p| sys::execve(p, &argv, NO_ENVIRONMENT))
                 });
                 let _ = rustix::io::write(rustix::stdio::stderr(), format!("cannot start: {error}\n").as_bytes());
                 sys::exit_now(Exit::Unavailable as u8)
@@ -233,6 +233,8 @@ fn become_helper(launch: &Launch<'_>, null: &OwnedFd, say: &OwnedFd) -> Result<(
         rustix::process::fchdir(directory)?;
     }
     if let Some(userns) = launch.enter {
+        // Until exec it has our memory, which nobody in there is to read.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         move_into_link_name_space(userns, Some(LinkNameSpaceType::User))?;
         become_root()?;
         // As a subordinate user it makes a socket that we must be able to write to; the directory keeps others out.

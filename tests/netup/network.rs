@@ -120,7 +120,10 @@ fn a_resolv_conf_outside_etc_costs_the_sandbox_and_a_warning() {
 fn slirp4netns_runs_in_its_sandbox_with_its_filter() {
     let ns = Namespace::new();
     let netup = ns.connected::<&str>([]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", crate::helper(&netup, "slirp4netns"))).unwrap();
+    let helper = crate::helper(&netup, "slirp4netns");
+    // It is of the namespace's users, and the caller's environment is not for them.
+    assert_eq!(std::fs::read_to_string(format!("/proc/{helper}/environ")).unwrap(), "");
+    let status = std::fs::read_to_string(format!("/proc/{helper}/status")).unwrap();
     let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
     assert_eq!(field("Seccomp:"), "2");
     assert_eq!(field("NoNewPrivs:"), "1");
