@@ -127,11 +127,16 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes ownership of a descriptor number that the user named (`--ready-fd 3`), and sets close-on-exec.
+/// Takes ownership of a descriptor number that the user named (`--ready-fd 3`), and sets close-on-exec. Of stdin, stdout and
+/// stderr, which have other uses, a copy is taken.
 ///
 /// # Errors
 /// `EBADF` when it is not open.
 pub fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    if let Some(stream) = usize::try_from(number).ok().and_then(|n| streams.get(n)) {
+        return Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?);
+    }
     // SAFETY: fcntl on any number is harmless: a closed one gives EBADF.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
     // SAFETY: it is open, inherited from our parent by this number, and the option that names it is its only user.

@@ -55,7 +55,8 @@ impl Descriptors {
     /// [`Exit::Enter`] for one that is not open.
     pub fn take(args: &Args) -> Result<Self> {
         let take = |fd: Option<i32>, option: &str| {
-            fd.map(|fd| own(fd).or_exit(Exit::Enter, || format!("--{option} {fd}: no such descriptor"))).transpose()
+            fd.map(|fd| sys::inherited_fd(fd).or_exit(Exit::Enter, || format!("--{option} {fd}: no such descriptor")))
+                .transpose()
         };
         let named = [("status", args.status_fd), ("ready", args.ready_fd), ("block", args.block_fd)];
         let mut named: Vec<_> = named.into_iter().filter_map(|(option, fd)| Some((fd?, option))).collect();
@@ -89,17 +90,6 @@ fn records() -> Result<Option<PathBuf>> {
         Err(error) if error.root_cause().is::<io::Error>() => Ok(None),
         found => found.map(Some),
     }
-}
-
-/// A descriptor that an option names: taken over, but for stdin, stdout and stderr, which are the command's too.
-fn own(fd: i32) -> io::Result<OwnedFd> {
-    let stream = match fd {
-        0 => rustix::stdio::stdin(),
-        1 => rustix::stdio::stdout(),
-        2 => rustix::stdio::stderr(),
-        _ => return sys::inherited_fd(fd),
-    };
-    Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?)
 }
 
 /// Runs the container. Returns the command's exit code.

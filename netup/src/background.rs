@@ -1,7 +1,7 @@
 //! `--background`: a fork at the start, while there is one thread and nothing of our own is open; the child becomes the
 //! supervisor, the parent waits until the network is up, or passes on that it never will be.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
@@ -27,14 +27,20 @@ pub struct Detach {
     done: OwnedFd,
 }
 
-/// Forks. Returns twice: in the supervisor at once, in the caller when the supervisor has detached or ended.
+/// Forks. Returns twice: in the supervisor at once, in the caller when the supervisor has detached or ended. Of what the
+/// caller has open the supervisor has `keep` alone: it outlives the caller, who may hold locks and pipes by the rest.
 ///
 /// # Errors
 /// fork's and pipe's.
-pub fn fork() -> Result<Side> {
+pub fn fork(keep: &[RawFd]) -> Result<Side> {
     let (wait, done) = new_pipe()?;
     match sys::clone_process(0).or_exit(Exit::Unavailable, || "cannot fork")? {
-        Fork::Child => Ok(Side::Supervisor(Detach { done })),
+        Fork::Child => {
+            drop(wait);
+            let keep: Vec<RawFd> = keep.iter().copied().chain([done.as_raw_fd()]).collect();
+            sys::close_all_but(&keep).or_exit(Exit::Io, || "cannot close the caller's descriptors")?;
+            Ok(Side::Supervisor(Detach { done }))
+        }
         Fork::Parent { pid, .. } => {
             drop(done);
             if rustix::io::read(&wait, &mut [0u8; 1]).is_ok_and(|n| n == 1) {

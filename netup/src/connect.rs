@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -34,7 +34,7 @@ use crate::target::{self, Target};
 /// What failed, with its exit code.
 pub fn connect(pid: Pid, session: &Session, background: bool, report: &Report) -> Result<u8> {
     let fds = Descriptors::take(session)?;
-    let detach = match background.then(background::fork).transpose()? {
+    let detach = match background.then(|| background::fork(&fds.numbers())).transpose()? {
         Some(Side::Caller(code)) => return Ok(code),
         Some(Side::Supervisor(detach)) => Some(detach),
         None => None,
@@ -116,6 +116,10 @@ impl Descriptors {
             watched.or_exit(Exit::Usage, || format!("--exit-fd {number}: neither a pipe nor a socket"))?;
         }
         Ok(fds)
+    }
+
+    fn numbers(&self) -> Vec<RawFd> {
+        self.ready.iter().chain(&self.exit).map(AsRawFd::as_raw_fd).collect()
     }
 }
 

@@ -153,6 +153,21 @@ fn in_the_background_it_prints_its_pid_and_lets_go() {
 }
 
 #[test]
+fn in_the_background_it_holds_nothing_of_the_callers_but_what_it_is_to_watch() {
+    let ns = Namespace::new();
+    let script = format!(
+        "exec 9>lock; flock 9; mkfifo watched; sleep 100 >watched 9>&- & writer=$!
+        d-netup --background --exit-fd 0 {pid} <watched
+        exec 9>&-; flock -n lock true; echo unlocked $?
+        sleep 0.3; d-netup --list {pid}; echo served $?
+        kill $writer; while d-netup --list {pid} 2>&-; do sleep 0.1; done; echo over",
+        pid = ns.pid()
+    );
+    let done = ns.scratch.sh(&script).env("XDG_RUNTIME_DIR", ns.scratch.path()).ok();
+    done.out_has("unlocked 0\nserved 0\nover");
+}
+
+#[test]
 fn the_service_manager_is_told() {
     let ns = Namespace::new();
     let path = ns.scratch.join("notify");
