@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
-use d_common::report::{Level, Report};
+use d_common::report::{Level, Report, errno_text};
 use d_common::sys;
 use rustix::process::Pid;
 
@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::events::{Events, Token};
 use crate::forwards::{Entry, Forwards};
 use crate::gate::Gate;
+use crate::network::DEVICE;
 use crate::plan::{Network, Session, Style};
 use crate::ready;
 use crate::relay::Relay;
@@ -134,6 +135,12 @@ fn bring_up(target: &Target, session: &Session, report: &Report) -> Result<(Supe
     let mut relay = Relay::new(Rc::clone(&events), gate, guest);
     // After the gate, so that it goes before it, should something fail.
     let (helper, api) = backend.start(target, (relay.gate(), inside), session, report)?;
+    if let Err(error) = relay.gate().close_loopback() {
+        let why = error.raw_os_error().map_or_else(|| error.to_string(), errno_text);
+        report.warn(format_args!(
+            "what is bound to {DEVICE} inside reaches the host's loopback: the routes against that are refused: {why}"
+        ));
+    }
     let mut forwards = Forwards::new(guest, api);
     let opened = forwards.open(&session.publish, &mut relay)?;
     let chosen =

@@ -1,8 +1,8 @@
 //! The gate: a forked process inside the target's user and network namespaces, that opens sockets there and passes them out.
 //!
 //! A socket belongs for good to the network it was opened in; so the supervisor, which stays outside, can connect and read
-//! such a socket as its own. The gate holds no capability after its entry, no descriptor but its end of a socket pair and
-//! what it tidies up, and ends when the other end of the pair does. It is the last of d-netup to go, even when the
+//! such a socket as its own. The gate holds no capability when the network is up, no descriptor but its end of a socket pair
+//! and what it tidies up, and ends when the other end of the pair does. It is the last of d-netup to go, even when the
 //! supervisor was killed, so it also removes what the run has left: the files in the runtime directory, and the tap device.
 
 use std::fs;
@@ -25,6 +25,7 @@ use rustix::process::{
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
 
+use crate::loopback;
 use crate::publish::Proto;
 use crate::runtime::Files;
 use crate::tap::Tap;
@@ -98,6 +99,21 @@ impl Gate {
         let mut errno = [0u8; 4];
         match receive_with(socket, &mut errno)? {
             (_, Some(fd)) => Ok(fd),
+            (4, None) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+            _ => Err(Errno::PIPE.into()),
+        }
+    }
+
+    /// Closes the way to the host's loopback, now that the device is up; after that the gate has no capability left.
+    ///
+    /// # Errors
+    /// What the kernel says against the routes, or the gate's death.
+    pub fn close_loopback(&self) -> io::Result<()> {
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
+        send(socket, b"l", SendFlags::NOSIGNAL)?;
+        let mut errno = [0u8; 4];
+        match receive_with(socket, &mut errno)? {
+            (4, None) if errno == [0; 4] => Ok(()),
             (4, None) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
             _ => Err(Errno::PIPE.into()),
         }
@@ -189,12 +205,17 @@ fn enter(target: &Target, makes_tap: bool) -> Result<(Option<Tap>, Inside), Errn
     }
     move_into_link_name_space(target.netns.as_fd(), Some(LinkNameSpaceType::Network))?;
     let tap = if makes_tap { Tap::make().ok() } else { None };
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    keep_capabilities(CapabilitySet::NET_ADMIN)?;
     let maps_zero =
         |path| fs::read_to_string(path).is_ok_and(|map| map.lines().any(|l| l.trim_start().starts_with("0 ")));
     let root = maps_zero("/proc/self/uid_map") && maps_zero("/proc/self/gid_map");
     Ok((tap, if root { Inside::Root } else { Inside::NoRoot }))
+}
+
+/// Gives all other capabilities up for good.
+fn keep_capabilities(kept: CapabilitySet) -> Result<(), Errno> {
+    let kept = kept & rustix::thread::capabilities(None)?.permitted;
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })
 }
 
 /// Answers each wish with a socket, or with an errno, until the supervisor is gone; then kills what it guards.
@@ -205,6 +226,15 @@ fn serve(socket: &OwnedFd) {
         let kind = match &wish {
             b"g" => {
                 guarded = fd;
+                continue;
+            }
+            b"l" => {
+                let closed = loopback::close();
+                let closed = keep_capabilities(CapabilitySet::empty()).and(closed);
+                let errno = closed.err().map_or(0, Errno::raw_os_error);
+                if send(socket, &errno.to_ne_bytes(), SendFlags::NOSIGNAL).is_err() {
+                    break;
+                }
                 continue;
             }
             b"u" => SocketType::DGRAM,

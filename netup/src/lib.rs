@@ -16,6 +16,7 @@ pub mod events;
 pub mod forwards;
 pub mod gate;
 pub mod helper;
+pub mod loopback;
 pub mod network;
 pub mod pasta;
 pub mod plan;

@@ -1,10 +1,11 @@
 //! What the network inside looks like, and where it leads.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
 
 use d_tests::{Scratch, have, skip};
 
-use crate::Namespace;
+use crate::{Namespace, SOON};
 
 #[test]
 fn addresses_follow_the_cidr() {
@@ -53,6 +54,25 @@ fn the_hosts_loopback_is_closed_unless_asked_for() {
         done.expect(done.code() != 0 && done.stdout.is_empty(), "no way to the host's loopback");
     }
     ns.netup(["--allow-host-loopback", "--", "socat", "-", &ask("10.0.2.2")]).ok().prints("the host's loopback");
+}
+
+#[test]
+fn the_hosts_loopback_is_closed_to_what_is_bound_to_the_device() {
+    for backend in ["slirp4netns", "pasta"] {
+        if !have(backend) {
+            return skip("no pasta");
+        }
+        let ns = Namespace::new();
+        let _netup = ns.connected(["--backend", backend, "--ipv6"]);
+        for (family, loopback) in [("UDP4", "127.0.0.1"), ("UDP4", "127.255.0.1"), ("UDP6", "[::1]")] {
+            let host = UdpSocket::bind(format!("{loopback}:0")).unwrap();
+            host.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let to = format!("{family}:{loopback}:{},so-bindtodevice=tap0", host.local_addr().unwrap().port());
+            // Sent or not: it does not come out.
+            ns.inside(["sh", "-c", &format!("echo x | socat -u - {to}")]).wait(SOON);
+            assert!(host.recv(&mut [0; 9]).is_err(), "{backend}: {to} reaches the host's");
+        }
+    }
 }
 
 /// A name server as systemd-resolved has one: on 127.0.0.53, and nowhere else. It knows one name.
