@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -110,7 +111,11 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     report.debug(format!("the namespaces are made, their init is pid {}", pid.as_raw_nonzero()));
     let (records, blocked) = (descriptors.records.take(), descriptors.block.is_some());
     let (mut status, netup, cgroup) = match prepare(plan, pid, descriptors) {
-        Ok(prepared) => prepared,
+        Ok(ControlFlow::Continue(prepared)) => prepared,
+        Ok(ControlFlow::Break(code)) => {
+            let _ = abandon(pid);
+            return Ok(code);
+        }
         Err(error) => {
             let _ = abandon(pid);
             return Err(error);
@@ -118,11 +123,13 @@ pub fn run(plan: &Plan, filters: &Filters, descriptors: &mut Descriptors, report
     };
     if let Some(netup) = &netup {
         // stdout is the command's; only ports that were chosen here are news.
-        let news = plan.publish.iter().any(|p| chooses_port(p));
-        for forward in &netup.forwards {
-            if news { report.note(forward) } else { report.info(forward) }
+        netup.chosen.iter().for_each(|forward| report.note(forward));
+        if status.lines.is_some() && !plan.publish.is_empty() {
+            match netup.forwards() {
+                Ok(forwards) => status.ports(&forwards),
+                Err(error) => report.warn(error),
+            }
         }
-        status.ports(&netup.forwards);
     }
     report.debug("ids are mapped and the network is there: the init builds the root");
     let record = records.map(|dir| Record::new(dir, pid, filters));
@@ -207,14 +214,6 @@ pub fn abandon(pid: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a `--publish` leaves the port on the host open: `80`, `:80`, `IP::80`.
-fn chooses_port(spec: &str) -> bool {
-    match spec.rsplit_once(':') {
-        None => true,
-        Some((host, _)) => host.is_empty() || host.ends_with(':'),
-    }
-}
-
 /// The namespaces that the child is born into; the cgroup namespace comes later, and mostly that of the network.
 fn namespaces(plan: &Plan, network: When) -> i32 {
     let when = |on: bool, flag: i32| if on { flag } else { 0 };
@@ -226,20 +225,30 @@ fn namespaces(plan: &Plan, network: When) -> i32 {
         | when(plan.net.is_new() && network == When::Born, sys::CLONE_NEWNET)
 }
 
-/// What the child waits for: its map, its network, and its limits.
-fn prepare(plan: &Plan, pid: Pid, descriptors: &mut Descriptors) -> Result<(Status, Option<Netup>, Option<Cgroup>)> {
+/// What the child waits for.
+type Prepared = (Status, Option<Netup>, Option<Cgroup>);
+
+/// Makes it: its map, its network, and its limits. Breaks with the exit code where a signal came that ends all.
+fn prepare(plan: &Plan, pid: Pid, descriptors: &mut Descriptors) -> Result<ControlFlow<u8, Prepared>> {
     userns::write_map(pid, &plan.map, plan.privileged)?;
     // Taken only now: without a map this may be tried again with another.
     let taken = std::mem::take(descriptors);
     let mut status = Status::new(taken.status, taken.ready, taken.pid_file);
     status.child(pid.as_raw_nonzero().get());
     let netup = match &plan.net {
-        Net::User(options) => Some(Netup::start(pid, options, &plan.publish)?),
+        Net::User(options) => match Netup::start(pid, options, &plan.publish)? {
+            ControlFlow::Continue(netup) => Some(netup),
+            ControlFlow::Break(signal) => {
+                let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+                status.exited(code);
+                return Ok(ControlFlow::Break(code));
+            }
+        },
         _ => None,
     };
     // Last: a cgroup with a process in it cannot be removed, if something else fails.
     let cgroup = if plan.limits.is_empty() { None } else { Some(Cgroup::make(pid, &plan.limits)?) };
-    Ok((status, netup, cgroup))
+    Ok(ControlFlow::Continue((status, netup, cgroup)))
 }
 
 /// DIR is locked as long as this process lives: nobody replaces or removes it meanwhile. An overlay's upper directory can be

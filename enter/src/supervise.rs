@@ -151,7 +151,7 @@ impl Loop<'_, '_> {
                 sources.push((Source::Channel, self.container.channel.as_fd(), PollFlags::IN));
             }
             sources.push((Source::Init, self.container.pidfd.as_fd(), PollFlags::IN));
-            if let Some(fd) = self.container.netup.as_ref().and_then(Netup::messages) {
+            if let Some(fd) = self.container.netup.as_ref().and_then(Netup::news) {
                 sources.push((Source::Netup, fd, PollFlags::IN));
             }
         }
