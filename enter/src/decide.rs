@@ -25,7 +25,7 @@ use crate::process::{self, Groups, Process};
 use crate::rlimit::Limit;
 use crate::user::{self, User};
 use crate::volume::{self, Mount};
-use crate::{paths, scratch, size};
+use crate::{paths, publish, scratch, size};
 
 impl Plan {
     /// Decides. `args` is the command line alone; the directory's own options are merged here.
@@ -246,10 +246,8 @@ fn net(args: &Args, docker: &Docker, caller: &Caller) -> Result<(Net, Vec<String
     if let Some(empty) = publish.iter().find(|p| p.trim().is_empty()) {
         fail!(Exit::Enter, "--publish {empty:?} names no port");
     }
-    let publish =
-        later_wins(publish, |p| network::host_port(p).map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
     let variable = caller.var(OsStr::new("D_NET")).filter(|v| !v.is_empty()).map(|v| v.to_string_lossy().into_owned());
-    let net = match (&args.net, variable) {
+    let mut net = match (&args.net, variable) {
         (Some(text), _) => Net::parse(text)?,
         (None, _) if !publish.is_empty() || args.publish_all => Net::User(Vec::new()),
         (None, Some(text)) => Net::parse(&text).or_exit(Exit::Enter, || "D_NET")?,
@@ -262,7 +260,13 @@ fn net(args: &Args, docker: &Docker, caller: &Caller) -> Result<(Net, Vec<String
             "--publish needs --net=user, not --net={shown}: there is no network of its own to forward into"
         );
     }
-    Ok((net, publish))
+    if let Net::User(options) = &mut net {
+        // Named as an option of the network it is no other than ours.
+        let of_net = |option: &str| option.strip_prefix("--publish=").map(str::to_owned);
+        publish.splice(0..0, options.iter().filter_map(|o| of_net(o)));
+        options.retain(|o| of_net(o).is_none());
+    }
+    Ok((net, publish::later_wins(&publish)))
 }
 
 fn etc_files(
@@ -274,10 +278,11 @@ fn etc_files(
     hostname: &str,
 ) -> Result<Vec<(PathBuf, String)>> {
     let mut files: Vec<(PathBuf, String)> = Vec::new();
-    if let Some(bad) = args.dns.iter().find(|d| d.parse::<std::net::IpAddr>().is_err()) {
+    let dns = if args.dns.is_empty() { net.dns() } else { args.dns.clone() };
+    if let Some(bad) = dns.iter().find(|d| d.parse::<std::net::IpAddr>().is_err()) {
         fail!(Exit::Enter, "--dns {bad:?} is not an IP address");
     }
-    if let Some(text) = network::resolv_conf(net, &args.dns, &caller.resolv_conf) {
+    if let Some(text) = network::resolv_conf(net, &dns, &caller.resolv_conf) {
         files.push(("/etc/resolv.conf".into(), text));
     }
     files.push(("/etc/hosts".into(), network::hosts(net, hostname, &args.add_host, &caller.hosts)?));
@@ -410,14 +415,9 @@ fn mounts(args: &Args, docker: &Docker) -> Result<Vec<Mount>> {
     for arg in &args.mounts {
         mounts.push(Mount::parse(arg)?);
     }
-    Ok(later_wins(mounts, |m| Some(m.target().to_owned())))
-}
-
-/// Without those elements whose key comes again later.
-fn later_wins<T, K: PartialEq>(list: Vec<T>, key: impl Fn(&T) -> Option<K>) -> Vec<T> {
-    let keys: Vec<Option<K>> = list.iter().map(key).collect();
-    let lasts = keys.iter().enumerate().map(|(i, key)| key.is_none() || !keys[i + 1..].contains(key));
-    list.into_iter().zip(lasts).filter_map(|(element, last)| last.then_some(element)).collect()
+    let is_last = |i: usize| !mounts[i + 1..].iter().any(|later| later.target() == mounts[i].target());
+    let lasts: Vec<bool> = (0..mounts.len()).map(is_last).collect();
+    Ok(mounts.into_iter().zip(lasts).filter_map(|(mount, last)| last.then_some(mount)).collect())
 }
 
 #[cfg(test)]

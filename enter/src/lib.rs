@@ -44,6 +44,7 @@ pub mod paths;
 pub mod plan;
 pub mod process;
 pub mod program;
+pub mod publish;
 pub mod record;
 pub mod rlimit;
 pub mod root;

@@ -23,6 +23,10 @@ pub enum Net {
     Ns(PathBuf),
 }
 
+/// The options of d-netup that say what a network is like. The others are about d-netup itself, which is d-enter's to say.
+const OPTIONS: [&str; 10] =
+    ["allow-host-loopback", "backend", "cidr", "dns", "forward", "ipv6", "mtu", "no-dns", "outbound-addr", "publish"];
+
 /// The network in which slirp4netns puts its guest, unless `cidr` says else (slirp4netns(1)).
 const DEFAULT_CIDR: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 0);
 
@@ -38,6 +42,15 @@ impl Net {
             ("ns", Some(path)) if !path.is_empty() => Ok(Self::Ns(path.into())),
             ("user", options) => {
                 let words = options.unwrap_or("").split(',').filter(|o| !o.is_empty());
+                let name = |o: &str| o.split('=').next().unwrap_or(o).to_owned();
+                if let Some(other) = words.clone().find(|o| !OPTIONS.contains(&name(o).as_str())) {
+                    fail!(
+                        Exit::Enter,
+                        "--net user: {:?} is no option of a network: there are {}",
+                        name(other),
+                        OPTIONS.join(", ")
+                    );
+                }
                 Ok(Self::User(words.map(|o| format!("--{o}")).collect()))
             }
             _ => fail!(
@@ -52,6 +65,12 @@ impl Net {
         matches!(self, Self::None | Self::User(_))
     }
 
+    /// The name servers that its options name.
+    pub fn dns(&self) -> Vec<String> {
+        let Self::User(options) = self else { return Vec::new() };
+        options.iter().filter_map(|o| o.strip_prefix("--dns=")).map(str::to_owned).collect()
+    }
+
     /// The address at `offset` of the guest's network: 2 the gateway, 3 the name server, 100 the guest itself.
     fn address(&self, offset: u8) -> Ipv4Addr {
         let cidr = match self {
@@ -61,14 +80,6 @@ impl Net {
         let network = cidr.and_then(|c| c.split('/').next()).and_then(|a| a.parse().ok()).unwrap_or(DEFAULT_CIDR);
         Ipv4Addr::from(u32::from(network) + u32::from(offset))
     }
-}
-
-/// What a forward occupies on the host: address, port (or range) and protocol; `None` where d-netup finds a free port.
-pub fn host_port(publish: &str) -> Option<(&str, &str, &str)> {
-    let (ports, protocol) = publish.rsplit_once('/').unwrap_or((publish, "tcp"));
-    let (host, _) = ports.rsplit_once(':')?;
-    let (address, port) = host.rsplit_once(':').unwrap_or(("127.0.0.1", host));
-    (!port.is_empty()).then_some((address, port, protocol))
 }
 
 /// The inside groups that may ping(8) without privilege, as `net.ipv4.ping_group_range` takes them: all that are mapped. The
@@ -88,6 +99,7 @@ pub fn resolv_conf(net: &Net, dns: &[String], host: &str) -> Option<String> {
     let servers: Vec<String> = match net {
         _ if !dns.is_empty() => dns.to_vec(),
         Net::Host | Net::Ns(_) => return Some(host.to_owned()),
+        Net::User(options) if options.iter().any(|o| o == "--no-dns") => Vec::new(),
         // Whatever the host's resolver is (a stub on 127.0.0.53, say), slirp4netns asks it from outside.
         Net::User(_) => vec![net.address(3).to_string()],
         Net::None => return None,
@@ -142,17 +154,10 @@ mod tests {
         assert_eq!(user, Net::User(vec!["--mtu=1500".into(), "--ipv6".into(), "--cidr=10.9.0.0/24".into()]));
         assert_eq!(user.address(3), Ipv4Addr::new(10, 9, 0, 3));
         assert_eq!(Net::parse("ns:/run/netns/x").unwrap(), Net::Ns("/run/netns/x".into()));
-        for bad in ["", "bridge", "none:x", "ns:", "ns", "host:1"] {
+        assert_eq!(Net::parse("user:dns=9.9.9.9,dns=::1").unwrap().dns(), ["9.9.9.9", "::1"]);
+        for bad in ["", "bridge", "none:x", "ns:", "ns", "host:1", "user:verbose", "user:ready-fd=1", "user:help,ipv6"]
+        {
             assert!(Net::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn host_ports() {
-        assert_eq!(host_port("8080:80"), Some(("127.0.0.1", "8080", "tcp")));
-        assert_eq!(host_port("[::1]:8000-8010:80-90/udp"), Some(("[::1]", "8000-8010", "udp")));
-        for free in ["80", ":80", "0.0.0.0::80/udp"] {
-            assert_eq!(host_port(free), None, "{free}");
         }
     }
 
@@ -172,6 +177,9 @@ mod tests {
         let host = "# x\nnameserver 127.0.0.53\nsearch lan\noptions edns0\n";
         let user = Net::User(vec![]);
         assert_eq!(resolv_conf(&user, &[], host).unwrap(), "nameserver 10.0.2.3\nsearch lan\noptions edns0\n");
+        let none = Net::User(vec!["--no-dns".into()]);
+        assert_eq!(resolv_conf(&none, &[], host).unwrap(), "search lan\noptions edns0\n");
+        assert_eq!(resolv_conf(&none, &["1.1.1.1".into()], "").unwrap(), "nameserver 1.1.1.1\n");
         assert_eq!(resolv_conf(&Net::None, &[], host), None);
         assert_eq!(resolv_conf(&Net::Host, &[], host).unwrap(), host);
         assert!(resolv_conf(&Net::None, &["1.1.1.1".into()], host).unwrap().starts_with("nameserver 1.1.1.1\n"));

@@ -39,14 +39,13 @@ pub struct Command {
 }
 
 impl Command {
-    /// Makes the child in its new namespaces. With `resolv_conf` it sees that text as /etc/resolv.conf.
+    /// Makes the child in its new namespaces. It sees `resolv_conf` as /etc/resolv.conf.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] where user namespaces cannot be made.
-    pub fn prepare(command: &[OsString], resolv_conf: Option<&str>, report: &Report) -> Result<Self> {
+    pub fn prepare(command: &[OsString], resolv_conf: &str, report: &Report) -> Result<Self> {
         // Asked for here, where the user is still who owns it.
         let scratch = runtime_dir("d-netup")?;
-        let resolv_conf = resolv_conf.map(|text| (text, scratch.as_path()));
         let facts = userns::facts();
         let (hold, release) = new_pipe()?;
         let namespaces = sys::CLONE_NEWUSER | sys::CLONE_NEWNET | sys::CLONE_NEWNS;
@@ -54,7 +53,7 @@ impl Command {
         match made.or_exit(Exit::Unavailable, || "cannot make a user namespace")? {
             Fork::Child => {
                 drop(release);
-                sys::exit_now(child(&hold, command, resolv_conf, report))
+                sys::exit_now(child(&hold, command, (resolv_conf, &scratch), report))
             }
             Fork::Parent { pid, pidfd } => {
                 let child = Self { pid, pidfd, release: Some(release), reaped: false };
@@ -107,15 +106,13 @@ impl Drop for Command {
 }
 
 /// The child's own program: what it exits with, when it does not become the command.
-fn child(hold: &OwnedFd, command: &[OsString], resolv_conf: Option<(&str, &Path)>, report: &Report) -> u8 {
+fn child(hold: &OwnedFd, command: &[OsString], (resolv_conf, scratch): (&str, &Path), report: &Report) -> u8 {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     // The pipe ends without a byte when the network did not come up, or when d-netup died before the line above.
     if !rustix::io::read(hold, &mut [0u8; 1]).is_ok_and(|n| n == 1) {
         return Exit::Enter as u8;
     }
-    if let Some((text, scratch)) = resolv_conf
-        && let Err(error) = bind_resolv_conf(text, scratch)
-    {
+    if let Err(error) = bind_resolv_conf(resolv_conf, scratch) {
         report.warn(format_args!("CMD sees the host's resolv.conf: {error}"));
     }
     let error = exec(command);

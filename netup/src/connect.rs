@@ -61,7 +61,7 @@ pub fn connect(pid: Pid, session: &Session, background: bool, report: &Report) -
 pub fn run(command: &[OsString], session: &Session, dns: &[IpAddr], report: &Report) -> Result<u8> {
     let fds = Descriptors::take(session)?;
     let text = command_resolv_conf(&session.network, dns);
-    let mut child = Command::prepare(command, text.as_deref(), report)?;
+    let mut child = Command::prepare(command, &text, report)?;
     let target = target::find(child.pid, report)?;
     let (supervisor, chosen) = bring_up(&target, session, report)?;
     let signals = Signals::catch(Purpose::PassOn)?;
@@ -83,14 +83,14 @@ pub fn run(command: &[OsString], session: &Session, dns: &[IpAddr], report: &Rep
     }
 }
 
-/// What the command sees as its resolv.conf; the host's own where there is no name server to name.
-fn command_resolv_conf(network: &Network, dns: &[IpAddr]) -> Option<String> {
+/// What the command sees as its resolv.conf. Without a name server it names none: the host's may be on the host's loopback.
+fn command_resolv_conf(network: &Network, dns: &[IpAddr]) -> String {
     let servers = match (dns, network.dns) {
-        ([], false) => return None,
+        ([], false) => Vec::new(),
         ([], true) => vec![IpAddr::V4(network.cidr.dns())],
         (servers, _) => servers.to_vec(),
     };
-    Some(resolv_conf(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &servers))
+    resolv_conf(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &servers)
 }
 
 /// The descriptors that the options name.

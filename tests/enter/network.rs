@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
@@ -175,4 +176,80 @@ fn nothing_of_the_network_is_left() {
     done.out_has("d-netup").out_has("code 143");
     let pids: Vec<u32> = done.out().lines().filter_map(|l| l.split(' ').next()?.parse().ok()).collect();
     assert!(eventually(Duration::from_secs(3), || !pids.iter().any(|p| d_tests::alive(*p))), "{done}");
+}
+
+#[test]
+fn a_signal_ends_it_while_it_waits_for_d_netup() {
+    let place = Place::new("single");
+    let script = place.scratch.write("nobody", "#!/bin/sh\necho $$ >started\nexec sleep 100\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+        let _ = std::fs::remove_file(place.scratch.join("started"));
+        let running = place.enter(&["-n"], &["true"]).env("D_NETUP", &script).spawn();
+        let started = || std::fs::read_to_string(place.scratch.join("started")).unwrap_or_default();
+        assert!(eventually(Duration::from_secs(10), || started().ends_with('\n')));
+        running.signal(signal);
+        let done = running.wait(Duration::from_secs(3));
+        done.expect(done.status.code() == Some(code), &format!("exit code {code}")).silent();
+        assert!(!d_tests::alive(started().trim().parse().expect("a pid")));
+    }
+}
+
+#[test]
+fn all_ports_are_told_and_each_is_the_last_ones() {
+    let place = Place::new("single");
+    let port = free_port();
+    let told = |options: &str| {
+        let script =
+            format!("d-enter --map $MAP --status-fd 3 {options} box true 3>status && jq -r '.ports[]?' status");
+        let done = place.outside(&script).ok();
+        (done.out(), done.err())
+    };
+    let (ports, _) = told(&format!("-p {port}:80"));
+    assert_eq!(ports, format!("1 tcp 127.0.0.1:{port} 80"));
+    let (ports, note) = told("--net user:publish=80");
+    assert!(ports.ends_with(" 80") && note.ends_with(&ports), "{ports}, {note}");
+    place.config(json!({"publish": [format!("{port}:80"), "81"]}));
+    let (ports, note) = told(&format!("-p 0.0.0.0:{port}:82"));
+    assert!(
+        ports.contains(&format!(" 0.0.0.0:{port} 82")) && !ports.contains(" 80") && note.ends_with(" 81"),
+        "{ports}"
+    );
+}
+
+#[test]
+fn its_options_are_those_of_a_network() {
+    let place = Place::new("single");
+    for other in ["verbose", "help", "version", "check", "completions=bash", "list", "background", "ready-fd=1", "json"]
+    {
+        let net = format!("user:{other}");
+        place.enter(&["--net", &net], &["true"]).fails(125).err_has("is no option of a network");
+    }
+    let servers =
+        |net: &str| place.sh(&format!("--net user:{net}"), "grep -c nameserver /etc/resolv.conf || true").ok().out();
+    assert_eq!(servers("no-dns"), "0");
+    assert_eq!(servers("dns=9.9.9.9,dns=8.8.8.8,no-dns"), "2");
+    place.enter(&["--net", "user:dns=x"], &["true"]).fails(125).err_has("not an IP address");
+}
+
+#[test]
+fn the_loss_of_its_network_is_told() {
+    let place = Place::new("single");
+    let script = "d-enter --map single -n box sleep 2 & sleep 1; kill -9 $(pgrep -P $! d-netup); wait $!";
+    let done = place.outside(script).ok();
+    done.err_has("warning: d-netup was ended by signal 9: the container has no network any more");
+    done.expect(done.err().lines().count() == 1, "one line");
+}
+
+#[test]
+fn the_service_manager_hears_of_the_command_alone() {
+    let place = Place::new("single");
+    let manager = std::os::unix::net::UnixDatagram::bind(place.scratch.join("notify")).expect("a socket");
+    manager.set_nonblocking(true).expect("non-blocking");
+    let path = place.scratch.join("notify");
+    place.enter(&["-n"], &["/no/such/command"]).env("NOTIFY_SOCKET", &path).fails(127);
+    assert!(manager.recv(&mut [0; 100]).is_err(), "READY=1, and nothing runs");
+    place.enter(&["-n"], &["true"]).env("NOTIFY_SOCKET", &path).ok();
+    assert!(manager.recv(&mut [0; 100]).is_ok());
+    assert!(manager.recv(&mut [0; 100]).is_err(), "READY=1 twice");
 }

@@ -116,6 +116,10 @@ fn a_name_server_of_ones_own() {
     ns.netup(args).ok().prints("nameserver 192.0.2.1\nnameserver 2001:db8::1");
     let four = ["--dns", "192.0.2.1", "--dns", "192.0.2.2", "--dns", "192.0.2.3", "--dns", "192.0.2.4"];
     ns.netup(four).args(["--", "true"]).fails(125).err_has("--dns: 4 name servers");
+    // None of the host's, either: it may be on its loopback.
+    let count = ["--no-dns", "--", "grep", "-c", "nameserver", "/etc/resolv.conf"];
+    ns.netup(count).done().prints("0");
+    ns.netup(["--dns", "192.0.2.1"]).args(count).ok().prints("1");
     // With PID it changes nothing, and is no error either.
     ns.connected(["--dns", "192.0.2.1"]);
 }
