@@ -13,6 +13,7 @@ use d_common::report::{Level, Report, errno_text};
 use d_common::sys;
 use rustix::process::Pid;
 
+use crate::args::Forwarder;
 use crate::backend::Backend;
 use crate::background::{self, Detach, Side};
 use crate::command::Command;
@@ -141,7 +142,7 @@ fn bring_up(target: &Target, session: &Session, report: &Report) -> Result<(Supe
             "what is bound to {DEVICE} inside reaches the host's loopback: the routes against that are refused: {why}"
         ));
     }
-    let mut forwards = Forwards::new(guest, api);
+    let mut forwards = Forwards::new(guest, api, session.forwarder == Some(Forwarder::Slirp));
     let opened = forwards.open(&session.publish, &mut relay)?;
     let chosen =
         opened.into_iter().zip(&session.publish).filter(|(_, p)| p.host_port.is_none()).map(|(e, _)| e).collect();

@@ -59,12 +59,15 @@ pub struct Forwards {
     guest: Ipv4Addr,
     /// Present where slirp4netns forwards TCP.
     api: Option<Api>,
+    /// It is to forward all of it.
+    insists: bool,
 }
 
 impl Forwards {
-    /// None yet, to the address `guest`; TCP goes through `api` where there is one, else through the relay.
-    pub fn new(guest: Ipv4Addr, api: Option<Api>) -> Self {
-        Self { list: Vec::new(), last_id: 0, guest, api }
+    /// None yet, to the address `guest`; TCP goes through `api` where there is one, else through the relay. So do privileged
+    /// ports, unless the user `insists`: inside its user namespace slirp4netns has no right to one of the host's.
+    pub fn new(guest: Ipv4Addr, api: Option<Api>, insists: bool) -> Self {
+        Self { list: Vec::new(), last_id: 0, guest, api, insists }
     }
 
     /// Opens all of `wanted`, or none. Every port is taken before the first is opened.
@@ -76,7 +79,7 @@ impl Forwards {
             fail!(Exit::CantCreate, "more than {MAX_FORWARDS} forwards");
         }
         for publish in wanted {
-            if self.api_for(publish.proto).is_some() && publish.address.is_ipv6() {
+            if self.api_for(publish.proto, publish.host_port).is_some() && publish.address.is_ipv6() {
                 fail!(
                     Exit::Usage,
                     "cannot forward {}/{}: slirp4netns listens on IPv4 addresses only; --forward builtin can",
@@ -117,16 +120,21 @@ impl Forwards {
         self.list.iter().map(|(entry, _)| entry.clone())
     }
 
-    fn api_for(&self, proto: Proto) -> Option<&Api> {
-        self.api.as_ref().filter(|_| slirp::forwards(proto))
+    fn api_for(&self, proto: Proto, port: Option<u16>) -> Option<&Api> {
+        let allowed = || self.insists || !port.is_some_and(ports::is_privileged);
+        self.api.as_ref().filter(|_| slirp::forwards(proto) && allowed())
     }
 
     fn open_one(&mut self, publish: &Publish, claim: Claim, relay: &mut Relay) -> Result<()> {
         let id = self.last_id + 1;
         let host = claim.host;
-        let carrier = match self.api_for(publish.proto) {
+        let carrier = match self.api_for(publish.proto, publish.host_port) {
             // The claim is held until slirp4netns has the port.
-            Some(api) => Carrier::Slirp(api.add(publish, host.port(), self.guest)?),
+            Some(api) => match api.add(publish, host.port(), self.guest) {
+                Ok(id) => Carrier::Slirp(id),
+                Err(_) if ports::is_privileged(host.port()) => return Err(ports::not_for_slirp(host)),
+                Err(error) => return Err(error),
+            },
             None => {
                 let refused = |e| match rustix::io::Errno::from_io_error(&e) {
                     Some(errno) => ports::refusal(publish.proto, host, errno),

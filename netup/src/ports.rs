@@ -1,5 +1,6 @@
 //! Taking a port of the host, and the one sentence for each way in which that fails.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -43,6 +44,24 @@ pub fn claim(publish: &Publish) -> Result<Claim> {
     };
     let (socket, host) = bind_it().map_err(|errno| refusal(publish.proto, wanted, errno))?;
     Ok(Claim { socket, host })
+}
+
+/// Whether a port is for the privileged alone (ip(7)).
+pub fn is_privileged(port: u16) -> bool {
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    port < first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// Why slirp4netns has not got a port that is ours to take.
+pub fn not_for_slirp(wanted: SocketAddr) -> anyhow::Error {
+    let port = wanted.port();
+    failure(
+        Exit::NotAllowed,
+        format!(
+            "cannot forward {wanted}/tcp: port {port} is privileged, and slirp4netns has no right to it (--forward builtin; \
+             or as root: sysctl net.ipv4.ip_unprivileged_port_start={port})"
+        ),
+    )
 }
 
 /// Why the port cannot be had, and what to do.
