@@ -186,10 +186,7 @@ impl Helper {
     }
 
     fn failed(&self, how: &str) -> anyhow::Error {
-        // slirp4netns's errors may lack their line's end, and its warning about seccomp follows them.
-        let last =
-            self.heard.lines().rev().filter_map(|l| l.split("WARNING").next()).map(str::trim).find(|l| !l.is_empty());
-        let words = last.map(|l| format!(": {l}")).unwrap_or_default();
+        let words = reason(&self.heard).map(|l| format!(": {l}")).unwrap_or_default();
         failure(Exit::Unavailable, format!("{} {how}{words}", self.name))
     }
 }
@@ -208,6 +205,13 @@ impl Drop for Helper {
         }
         let _ = waitpid(Some(self.pid), WaitOptions::empty());
     }
+}
+
+/// The last line that may be why it ended. slirp4netns's errors may lack their line's end, and its warning about seccomp
+/// follows them; of each request it says that it came.
+fn reason(heard: &str) -> Option<&str> {
+    let lines = heard.lines().rev().filter(|line| !line.starts_with("api_handler: got request"));
+    lines.filter_map(|line| line.split("WARNING").next()).map(str::trim).find(|line| !line.is_empty())
 }
 
 fn c_strings(strings: impl IntoIterator<Item = OsString>) -> Result<Vec<CString>> {
@@ -253,4 +257,16 @@ fn become_root() -> Result<(), Errno> {
         rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_warnings_are_no_reasons() {
+        let request = "api_handler: got request: {\"execute\":\"list_hostfwd\"}\n";
+        assert_eq!(reason(&request.repeat(2)), None);
+        assert_eq!(reason(&format!("child failed(1)WARNING: Support for seccomp\n{request}")), Some("child failed(1)"));
+    }
 }
