@@ -28,7 +28,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into
 use crate::loopback;
 use crate::publish::Proto;
 use crate::runtime::Files;
-use crate::tap::Tap;
+use crate::tap::{self, Tap};
 use crate::target::{Target, ended};
 
 /// What the gate found when it had entered.
@@ -47,10 +47,13 @@ pub struct Gate {
     pidfd: OwnedFd,
     socket: Option<OwnedFd>,
     has_tap: bool,
+    /// Removed here, too, should the gate have been killed.
+    _files: Files,
 }
 
 impl Gate {
-    /// Forks the gate, and waits until it is inside. From now on it is the one that removes `files`. It makes the tap device
+    /// Forks the gate, and waits until it is inside. From now on it is the one that removes `files`, also when the supervisor
+    /// is killed. It makes the tap device
     /// there, where it `makes_tap` and can.
     ///
     /// # Errors
@@ -61,9 +64,8 @@ impl Gate {
         match sys::clone_process(0).or_exit(Exit::Unavailable, || "cannot fork")? {
             Fork::Child => inside(target, &theirs, files, makes_tap),
             Fork::Parent { pid, pidfd } => {
-                files.leave_to_the_gate();
                 drop(theirs);
-                let mut gate = Self { pid, pidfd, socket: Some(ours), has_tap: false };
+                let mut gate = Self { pid, pidfd, socket: Some(ours), has_tap: false, _files: files };
                 let (word, has_tap, errno) = gate.answer().or_exit(Exit::Unavailable, || "the gate process died")?;
                 gate.has_tap = has_tap;
                 match word {
@@ -167,7 +169,7 @@ fn inside(target: &Target, socket: &OwnedFd, files: Files, makes_tap: bool) -> !
         Ok((tap, inside)) => (tap, Ok(inside)),
         Err(errno) => (None, Err(errno)),
     };
-    let keep = [socket.as_raw_fd(), target.pidfd.as_raw_fd()].into_iter().chain(files.descriptor());
+    let keep = [socket.as_raw_fd(), target.pidfd.as_raw_fd(), files.descriptor().as_raw_fd()].into_iter();
     let _ = sys::close_all_but(&keep.chain(tap.iter().map(|tap| tap.as_fd().as_raw_fd())).collect::<Vec<_>>());
     let (word, errno) = match entered {
         Ok(Inside::Root) => (b'0', 0),
@@ -204,6 +206,7 @@ fn enter(target: &Target, makes_tap: bool) -> Result<(Option<Tap>, Inside), Errn
         move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))?;
     }
     move_into_link_name_space(target.netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let _ = tap::remove_leftover();
     let tap = if makes_tap { Tap::make().ok() } else { None };
     keep_capabilities(CapabilitySet::NET_ADMIN)?;
     let maps_zero =

@@ -5,7 +5,7 @@
 //! Names come and go under a lock on it: so a socket behind which nobody listens is a leftover (of a machine that was reset,
 //! of a pid namespace that was torn down), and the next run removes it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::Result;
 use d_common::exit::{Exit, OrExit};
@@ -22,7 +22,7 @@ const BACKLOG: i32 = 16;
 /// The names that one run owns.
 #[derive(Debug)]
 pub struct Files {
-    dir: Option<OwnedFd>,
+    dir: OwnedFd,
     pid: Pid,
     /// Tells our socket from that of a successor.
     inode: u64,
@@ -108,7 +108,7 @@ impl Files {
             Ok((socket, statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino))
         };
         match locked(&dir, make) {
-            Ok((socket, inode)) => Ok((Self { dir: Some(dir), pid, inode }, socket)),
+            Ok((socket, inode)) => Ok((Self { dir, pid, inode }, socket)),
             Err(Errno::ADDRINUSE) => fail!(
                 Exit::CantCreate,
                 "process {pid} is already connected by a d-netup (d-netup --list {pid} asks it)"
@@ -120,23 +120,17 @@ impl Files {
     }
 
     /// The descriptor that removing the files needs.
-    pub fn descriptor(&self) -> Option<RawFd> {
-        self.dir.as_ref().map(AsRawFd::as_raw_fd)
-    }
-
-    /// Forgets the files in this process.
-    pub fn leave_to_the_gate(mut self) {
-        self.dir = None;
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        let Some(dir) = &self.dir else { return };
         // A d-netup that came the moment after we were killed may have swept our socket, and have its own there.
-        let _ = locked(dir, || {
-            if statat(dir, socket_name(self.pid), AtFlags::SYMLINK_NOFOLLOW)?.st_ino == self.inode {
-                remove(dir, self.pid);
+        let _ = locked(&self.dir, || {
+            if statat(&self.dir, socket_name(self.pid), AtFlags::SYMLINK_NOFOLLOW)?.st_ino == self.inode {
+                remove(&self.dir, self.pid);
             }
             Ok(())
         });

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use d_common::sys::{attach_tap, keep_tap, own_tap};
 use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::geteuid;
 
 use crate::network::DEVICE;
@@ -33,7 +35,6 @@ impl Tap {
     /// # Errors
     /// Those of /dev/net/tun; `EBUSY` where there is a device of that name, `EPERM` where this user is nobody.
     pub fn make() -> io::Result<Self> {
-        let open = || OpenOptions::new().read(true).write(true).open("/dev/net/tun");
         let maker = open()?;
         let unattached = open()?;
         let user = geteuid().as_raw();
@@ -56,17 +57,35 @@ impl Drop for Tap {
     fn drop(&mut self) {
         let limit = Instant::now() + PATIENCE;
         loop {
-            match attach_tap(&self.0, DEVICE, false) {
+            match remove(&self.0) {
                 Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) && Instant::now() < limit => {
                     sleep(Duration::from_millis(2));
                 }
-                attached => {
-                    let _ = attached.and_then(|()| keep_tap(&self.0, false));
-                    break;
-                }
+                _ => break,
             }
         }
     }
+}
+
+fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/net/tun")
+}
+
+/// Removes a device that nobody is attached to, of a run whose gate was killed. Another's is left alone.
+///
+/// # Errors
+/// Why there is none that could be removed.
+pub fn remove_leftover() -> io::Result<()> {
+    // To attach to one that is not there would make it.
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    name_to_index(socket, DEVICE)?;
+    remove(open()?)
+}
+
+/// Lets the device that nobody is attached to go, with `tun`.
+fn remove(tun: impl AsFd) -> io::Result<()> {
+    attach_tap(&tun, DEVICE, false)?;
+    keep_tap(&tun, false)
 }
 
 impl AsFd for Tap {

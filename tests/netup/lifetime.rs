@@ -95,6 +95,24 @@ fn leftovers_of_the_dead_are_removed_and_sockets_of_the_living_are_not() {
 }
 
 #[test]
+fn a_gate_that_was_killed_leaves_nothing_in_the_way() {
+    for backend in ["slirp4netns", "pasta"] {
+        if !have(backend) {
+            return skip("no pasta");
+        }
+        let ns = Namespace::new();
+        let netup = ns.connected(["--backend", backend]);
+        let helpers = helpers(&netup);
+        kill(crate::helper(&netup, "d-netup"), Signal::KILL);
+        let done = netup.wait(SOON);
+        done.expect(done.code() == 69, "exit code 69").err_has("the gate process died");
+        all_gone(&helpers);
+        assert!(ns.runtime_files().is_empty(), "{:?}", ns.runtime_files());
+        ns.connected(["--backend", backend]);
+    }
+}
+
+#[test]
 fn a_helper_that_dies_is_not_missed_in_silence() {
     for backend in ["slirp4netns", "pasta"] {
         if !have(backend) {
