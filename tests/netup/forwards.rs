@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use d_tests::{eventually, free_port, have, run, skip};
+use d_tests::{Scratch, eventually, free_port, have, run, skip};
 
 use crate::{Namespace, noise, tcp_echo, udp_echo};
 
@@ -315,4 +315,16 @@ fn a_thousand_ports_are_no_more_trouble_than_one() {
     ns.netup(["--add", "2001-2025", &ns.pid()]).fails(73).err_has("more than 1024 forwards");
     let list = ns.netup(["--list", &ns.pid()]).ok();
     list.expect(list.out().lines().count() == 1000, "1000 lines");
+}
+
+#[test]
+fn privileged_ports_are_forwarded_for_whom_they_are_not() {
+    let scratch = Scratch::new();
+    // A host of our own, whose root we are.
+    let host = "ip link set lo up
+        unshare -Urn sleep 100 & pid=$!; d-netup --background -p 81:80 $pid >pid; d-netup --list $pid; kill $pid
+        unshare -Urn sleep 100 & pid=$!; d-netup --forward slirp -p 82:80 $pid || echo $?; kill $pid";
+    let cmd = scratch.run(["unshare", "-Urn", "sh", "-ec", host]).env("XDG_RUNTIME_DIR", scratch.path());
+    let done = cmd.ok();
+    done.prints("1 tcp 127.0.0.1:81 80\n77").err_has("port 82 is privileged, and slirp4netns has no right to it");
 }
