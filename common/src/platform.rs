@@ -46,6 +46,13 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: variant.map(Into::into) }
     }
 
+    /// Whether its parts are plain words, as those of all real ones are. What an image says of itself may be anything, a line of
+    /// a lock file among them.
+    pub fn is_plain(&self) -> bool {
+        let variant = self.variant.iter().filter(|v| !v.is_empty());
+        [&self.os, &self.architecture].into_iter().chain(variant).all(|part| is_word(part))
+    }
+
     /// The same platform under its usual names: `x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, ...
     pub fn normal(&self) -> Self {
         let variant = self.variant.as_deref().filter(|v| !v.is_empty());
@@ -107,14 +114,12 @@ impl FromStr for Platform {
     type Err = InvalidPlatform;
 
     fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
-        let word =
-            |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
         let parts: Vec<&str> = text.split('/').collect();
         match parts.as_slice() {
-            [os, arch] if [os, arch].into_iter().all(word) => {
+            [os, arch] if parts.iter().all(|part| is_word(part)) => {
                 Ok(Self { os: (*os).into(), architecture: (*arch).into(), variant: None }.normal())
             }
-            [os, arch, variant] if parts.iter().all(word) => {
+            [os, arch, variant] if parts.iter().all(|part| is_word(part)) => {
                 Ok(Self { os: (*os).into(), architecture: (*arch).into(), variant: Some((*variant).into()) }.normal())
             }
             _ => {
@@ -122,6 +127,10 @@ impl FromStr for Platform {
             }
         }
     }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 impl fmt::Display for Platform {
@@ -150,6 +159,18 @@ mod tests {
         for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_platform_is_made_of_words() {
+        let of = |os: &str, architecture: &str, variant: &str| {
+            Platform { os: os.into(), architecture: architecture.into(), variant: Some(variant.into()) }.is_plain()
+        };
+        assert!(of("linux", "amd64", "") && of("linux", "arm", "v7") && of("a.b", "c_d", "e-f"));
+        assert!(
+            !of("", "amd64", "") && !of("linux", "", "") && !of("linux", "amd64 x", "") && !of("linux", "arm", "v7\n")
+        );
+        assert!(!of("linux", "arm/v7", "") && !of("linux\x1b", "amd64", ""));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn list(context: &Context, results: Results) -> Result<()> {
         // What other tools wrote may have names of their own, such as `latest`: they are no references in full.
         let parsed = entry.reference().parse::<Reference>().ok();
         let Some(reference) = parsed.filter(|r| r.to_string() == entry.reference()) else { continue };
-        let platform = platform_of(&entry);
+        let Some(platform) = platform_of(&entry) else { continue };
         if context.plan.platform_given && platform != context.plan.platform {
             continue;
         }
@@ -48,10 +48,14 @@ pub fn list(context: &Context, results: Results) -> Result<()> {
     Ok(())
 }
 
-fn platform_of(entry: &Entry) -> Platform {
-    let suffix = entry.name.split_once('+').and_then(|(_, platform)| platform.parse().ok());
+/// The platform of an image: `None` when what should say so is no platform.
+fn platform_of(entry: &Entry) -> Option<Platform> {
+    if let Some((_, suffix)) = entry.name.split_once('+') {
+        return suffix.parse().ok();
+    }
     let named = entry.manifest.platform.clone().filter(|p| !p.architecture.is_empty());
-    suffix.or(named.map(|p| p.normal())).unwrap_or_else(|| Platform::host().normal())
+    let platform = named.unwrap_or_else(Platform::host);
+    platform.is_plain().then(|| platform.normal())
 }
 
 /// Takes an image's names out of index.json: all platforms', unless one was asked for.
@@ -69,7 +73,9 @@ pub fn forget(context: &Context, reference: &Reference) -> Result<()> {
         let gone: HashSet<String> = index
             .entries()
             .into_iter()
-            .filter(|e| e.reference() == name && (!plan.platform_given || platform_of(e) == plan.platform))
+            .filter(|e| {
+                e.reference() == name && (!plan.platform_given || platform_of(e).as_ref() == Some(&plan.platform))
+            })
             .map(|e| e.name)
             .collect();
         found = index.retain(|d| !d.ref_name().is_some_and(|n| gone.contains(n)));

@@ -128,7 +128,7 @@ pub fn candidates<'a>(index: &'a Index, platform: &Platform) -> Vec<&'a Descript
 
 /// The platforms that an index names.
 pub fn platforms(index: &Index) -> Vec<Platform> {
-    images(index).filter_map(|e| e.platform.clone()).filter(|p| !p.architecture.is_empty()).collect()
+    images(index).filter_map(|e| e.platform.clone()).filter(Platform::is_plain).collect()
 }
 
 fn images(index: &Index) -> impl Iterator<Item = &Descriptor> {

@@ -148,6 +148,15 @@ impl Walk<'_, '_> {
         let offered: Platform = serde_json::from_slice(&config)
             .or_exit(Exit::Data, || format!("the config of {} is broken", self.want.name))?;
         let unsaid = offered.architecture.is_empty();
+        // It goes into lock files and onto terminals.
+        if !unsaid && !offered.is_plain() {
+            fail!(
+                Exit::Data,
+                "the config of {} is for {:?}, which is no platform",
+                self.want.name,
+                offered.to_string()
+            );
+        }
         if unsaid || self.want.platform.fit(&offered).is_some() {
             return Ok(Some((blob, manifest, self.want.platform.clone(), Some(config))));
         }
@@ -250,6 +259,8 @@ mod tests {
         }
         let unsaid = store.image("", "");
         assert!(store.walk(&unsaid, "linux/amd64", false).is_ok());
+        let forged = store.image(r"arm64 sha256:0\n", "");
+        assert!(store.walk(&forged, "linux/amd64", true).unwrap_err().to_string().contains("no platform"));
     }
 
     #[test]

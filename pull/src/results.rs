@@ -2,6 +2,7 @@
 //! begun.
 
 use anyhow::Result;
+use d_common::report::printable;
 use serde_json::{Value, json};
 
 use crate::lockfile::Pin;
@@ -51,7 +52,7 @@ impl Results {
     /// # Errors
     /// Those of stdout.
     pub fn tag(self, repository: &str, tag: &str) -> Result<()> {
-        let tag = d_common::report::printable(tag);
+        let tag = word(tag);
         self.print(tag.as_bytes(), || json!({"repository": repository, "tag": tag}))
     }
 
@@ -61,8 +62,7 @@ impl Results {
     /// Those of stdout.
     pub fn broken(self, what: &str, why: &str) -> Result<()> {
         // The names are other tools' too.
-        let line = format!("{what} {why}");
-        self.print(d_common::report::printable(&line).as_bytes(), || json!({"broken": what, "reason": why}))
+        self.print(format!("{} {why}", word(what)).as_bytes(), || json!({"broken": what, "reason": why}))
     }
 
     /// Bytes as they are.
@@ -81,6 +81,11 @@ impl Results {
         text.push(if self.0 == Format::Null { 0 } else { b'\n' });
         self.raw(&text)
     }
+}
+
+/// Text from outside as one word of a line.
+fn word(text: &str) -> String {
+    printable(text).replace(char::is_whitespace, "?")
 }
 
 fn pin_json(pin: &Pin) -> Value {

@@ -96,6 +96,34 @@ fn a_single_image_for_another_machine_is_no_fallback() {
 }
 
 #[test]
+fn an_image_cannot_say_more_of_its_platform_than_words() {
+    let forged =
+        format!("s390x sha256:{}\nevil.io/x:latest linux/amd64 sha256:{}\n#\x1b[2J", "a".repeat(64), "b".repeat(64));
+    for (os, architecture, variant) in
+        [("linux", forged.as_str(), ""), (&forged, "s390x", ""), ("linux", "arm", "v7 x")]
+    {
+        let mut image = image(&[100]);
+        image.config["os"] = json!(os);
+        image.config["architecture"] = json!(architecture);
+        image.config["variant"] = json!(variant);
+        let exact = manifest_of(&image);
+        let (scratch, bad) = (Scratch::new(), serve(Store::of(&image)));
+        let done = scratch.run(["d-pull", "--write-lock", "lock", &bad.image(&format!("x@{exact}"))]).fails(65);
+        done.prints("").err_has("no platform");
+        assert!(!scratch.join("lock").exists());
+        scratch.run(["d-pull", "--list"]).ok().prints("");
+    }
+    // Nor what an earlier one may have brought into the index.
+    let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
+    scratch.run(["d-pull", &bad.image("x")]).ok();
+    let path = scratch.cache().join("index.json");
+    let mut index: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    index["manifests"][0]["platform"]["architecture"] = json!(forged);
+    std::fs::write(&path, index.to_string()).unwrap();
+    scratch.run(["d-pull", "--list"]).ok().prints("");
+}
+
+#[test]
 fn odd_layers_are_no_trouble() {
     let (data, big) = (noise(50, 3), noise(5000, 4));
     let mut embedded = descriptor(LAYER, &data);

@@ -134,7 +134,7 @@ fn tags_come_page_by_page() {
             "/v2/" => Response::ok("{}"),
             "/v2/a/b/tags/list" => Response::ok(r#"{"name":"a/b","tags":["1","2"]}"#)
                 .header("Link", "</v2/a/b/tags/list?last=2&n=2>; rel=\"next\""),
-            "/v2/a/b/tags/list?last=2&n=2" => Response::ok(r#"{"tags":["3\u001b[1m"]}"#)
+            "/v2/a/b/tags/list?last=2&n=2" => Response::ok(r#"{"tags":["3\u001b[1m x"]}"#)
                 .header("Link", &format!("<http://{host}/v2/a/b/tags/list?last=3&n=2>; rel=next")),
             "/v2/a/b/tags/list?last=3&n=2" => Response::ok(r#"{"tags":null}"#),
             "/v2/loop/tags/list" => Response::ok(r#"{"tags":[]}"#).header("Link", "</v2/loop/tags/list?x>; rel=next"),
@@ -144,8 +144,8 @@ fn tags_come_page_by_page() {
         }
     });
     let scratch = Scratch::new();
-    scratch.run(["d-pull", "--list-tags", &bad.image("a/b")]).ok().prints("1\n2\n3?[1m");
-    scratch.run(["d-pull", "--list-tags", "-0", &bad.image("a/b:tag")]).ok().prints("1\x002\x003?[1m\0");
+    scratch.run(["d-pull", "--list-tags", &bad.image("a/b")]).ok().prints("1\n2\n3?[1m?x");
+    scratch.run(["d-pull", "--list-tags", "-0", &bad.image("a/b:tag")]).ok().prints("1\x002\x003?[1m?x\0");
     scratch.run(["d-pull", "--list-tags", "--json", &bad.image("a/b")]).ok().out_has(r#""tag":"1"}"#);
     scratch.run(["d-pull", "--list-tags", &bad.image("loop")]).fails(76);
     scratch.run(["d-pull", "--list-tags", &bad.image("broken")]).fails(76);
