@@ -6,6 +6,8 @@ mod auth;
 mod cache;
 #[path = "pull/content.rs"]
 mod content;
+#[path = "pull/damage.rs"]
+mod damage;
 #[path = "pull/memory.rs"]
 mod memory;
 #[path = "pull/options.rs"]

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
+use rustix::fs::{Mode, OFlags};
 
 use crate::digest::{Digest, Hasher};
-use crate::exit::{Exit, OrExit};
+use crate::exit::{Exit, OrExit, caused};
 use crate::fail;
 use crate::image::{Descriptor, Index};
 
@@ -56,10 +57,11 @@ impl Layout {
     /// Its index.
     ///
     /// # Errors
-    /// [`Exit::NotFound`] without an index.json, [`Exit::Data`] with a broken one.
+    /// [`Exit::NotFound`] without an index.json, [`Exit::NotAllowed`] with one that we may not read, [`Exit::Data`] with a
+    /// broken one.
     pub fn index(&self) -> Result<Index> {
         let path = self.root.join("index.json");
-        let file = File::open(&path).or_exit(Exit::NotFound, || format!("cannot open {}", path.display()))?;
+        let file = open_file(&path, OFlags::empty()).map_err(|e| unopened(e, &path))?;
         let bytes = read_bounded(file, MAX_JSON).or_exit(Exit::Data, || format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&bytes).or_exit(Exit::Data, || format!("{} is no image index", path.display()))
     }
@@ -67,10 +69,11 @@ impl Layout {
     /// The whole of a small blob (index, manifest, config), its digest checked; its size too where `size` is known.
     ///
     /// # Errors
-    /// [`Exit::NotFound`] when it is not there, [`Exit::Data`] when it is too large or not what its name says.
+    /// [`Exit::NotFound`] when it is not there, [`Exit::NotAllowed`] when we may not read it, [`Exit::Data`] when it is too
+    /// large or not what its name says.
     pub fn json_blob(&self, digest: &Digest, size: Option<u64>) -> Result<Vec<u8>> {
         let path = self.blob_path(digest);
-        let file = File::open(&path).or_exit(Exit::NotFound, || format!("cannot open blob {}", path.display()))?;
+        let file = open_file(&path, OFlags::empty()).map_err(|e| unopened(e, &path))?;
         let bytes = read_bounded(file, MAX_JSON).or_exit(Exit::Data, || format!("cannot read blob {digest}"))?;
         if size.is_some_and(|s| s != bytes.len() as u64) {
             fail!(Exit::Data, "blob {digest} has {} bytes, its descriptor says {}", bytes.len(), size.unwrap_or(0));
@@ -91,6 +94,31 @@ impl Layout {
     pub fn json(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         self.json_blob(&descriptor.digest, Some(descriptor.size))
     }
+}
+
+/// Opens a file of a layout for reading, a regular one only: nobody shall wait for the other end of a FIFO. `how` is added to
+/// the flags.
+///
+/// # Errors
+/// Those of open(2), `InvalidData` for what is no file.
+pub fn open_file(path: &Path, how: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | how;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"))
+    }
+}
+
+/// What it means that something of a layout cannot be opened: not found, not allowed, or a broken layout.
+pub fn unopened(error: io::Error, path: &Path) -> Error {
+    let exit = match error.kind() {
+        io::ErrorKind::NotFound => Exit::NotFound,
+        io::ErrorKind::PermissionDenied => Exit::NotAllowed,
+        _ => Exit::Data,
+    };
+    caused(exit, format_args!("cannot open {}", path.display()), error)
 }
 
 /// All of `reader`, or an error if it is longer than `limit` bytes.
@@ -125,6 +153,20 @@ mod tests {
         assert!(layout.json_blob(&digest, Some(3)).is_err());
         std::fs::write(&path, b"[]").unwrap();
         assert!(layout.json_blob(&digest, None).is_err());
+    }
+
+    #[test]
+    fn only_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RWXU).unwrap();
+        for path in [dir.path(), &fifo] {
+            let error = open_file(path, OFlags::empty()).unwrap_err();
+            assert_eq!(crate::exit::exit_of(&unopened(error, path)), Exit::Data);
+        }
+        let missing = dir.path().join("missing");
+        let error = open_file(&missing, OFlags::empty()).unwrap_err();
+        assert_eq!(crate::exit::exit_of(&unopened(error, &missing)), Exit::NotFound);
     }
 
     #[test]

@@ -23,8 +23,8 @@ use d_common::digest::{Algorithm, Digest};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
 use d_common::image::Descriptor;
-use d_common::layout::{Layout, MAX_JSON, read_bounded};
-use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use d_common::layout::{Layout, MAX_JSON, open_file, read_bounded, unopened};
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 use rustix::io::Errno;
 
 use crate::index::Index;
@@ -74,9 +74,8 @@ impl Cache {
         // It may hold private images: a new one is its user's alone.
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700).create(root).or_exit(Exit::CantCreate, step)?;
-        for folder in [self.blobs(Algorithm::Sha256), self.partials(), self.pulls()] {
-            fs::create_dir_all(folder).or_exit(Exit::CantCreate, step)?;
-        }
+        fs::create_dir_all(self.blobs(Algorithm::Sha256)).or_exit(Exit::CantCreate, step)?;
+        self.create_own().or_exit(Exit::CantCreate, step)?;
         if Layout::is_at(root) && root.join("index.json").exists() {
             return Ok(());
         }
@@ -85,6 +84,20 @@ impl Cache {
             self.replace("index.json", Index::default().to_string().as_bytes()).or_exit(Exit::CantCreate, step)?;
         }
         self.replace("oci-layout", OCI_LAYOUT).or_exit(Exit::CantCreate, step)
+    }
+
+    /// Makes the folder for what is no part of the layout; one that another tool made has none yet.
+    fn create_own(&self) -> io::Result<()> {
+        [self.partials(), self.pulls()].iter().try_for_each(fs::create_dir_all)
+    }
+
+    /// Whether something of that name is there.
+    ///
+    /// # Errors
+    /// [`Exit::NotAllowed`] where we may not look.
+    pub fn holds(&self, name: &str) -> Result<bool> {
+        let path = self.layout.root().join(name);
+        path.try_exists().map_err(|e| unopened(e, &path))
     }
 
     /// Looks whether the layout that is there, if any, is one of version 1.
@@ -98,8 +111,14 @@ impl Cache {
             image_layout_version: String,
         }
         let path = self.layout.root().join("oci-layout");
-        let Ok(file) = File::open(&path) else { return Ok(()) };
-        let marker = read_bounded(file, MAX_JSON).ok().and_then(|b| serde_json::from_slice::<Marker>(&b).ok());
+        let unread = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory, io::ErrorKind::PermissionDenied];
+        let file = match open_file(&path, OFlags::empty()) {
+            // Whoever needs the cache says what is wrong with it.
+            Err(e) if unread.contains(&e.kind()) => return Ok(()),
+            file => file,
+        };
+        let marker =
+            file.and_then(|f| read_bounded(f, MAX_JSON)).ok().and_then(|b| serde_json::from_slice::<Marker>(&b).ok());
         match marker.map(|m| m.image_layout_version) {
             Some(version) if version.starts_with("1.") => Ok(()),
             Some(version) => fail!(Exit::Data, "{}: version {version:?} of the layout is unknown", path.display()),
@@ -114,6 +133,7 @@ impl Cache {
     pub fn lock(&self) -> Result<Lock> {
         let path = self.own("lock");
         let step = || format!("cannot lock {}", path.display());
+        self.create_own().or_exit(Exit::CantCreate, step)?;
         let file = OpenOptions::new().create(true).append(true).open(&path).or_exit(Exit::CantCreate, step)?;
         lock_file(&file, FlockOperation::LockExclusive).or_exit(Exit::CantCreate, step)?;
         Ok(Lock(file))
@@ -162,9 +182,9 @@ impl Cache {
     /// [`Exit::Data`] if it is broken, [`Exit::NotAllowed`] if it is someone else's.
     pub fn index(&self) -> Result<Index> {
         let path = self.layout.root().join("index.json");
-        let file = match File::open(&path) {
+        let file = match open_file(&path, OFlags::empty()) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
-            file => file.or_exit(Exit::NotAllowed, || format!("cannot open {}", path.display()))?,
+            file => file.map_err(|e| unopened(e, &path))?,
         };
         let bytes = read_bounded(file, MAX_JSON).or_exit(Exit::Data, || format!("cannot read {}", path.display()))?;
         Index::parse(&bytes).or_exit(Exit::Data, || format!("{} is no image index; try d-pull --fsck", path.display()))
@@ -212,7 +232,7 @@ impl Cache {
         let step = || format!("cannot write {}", path.display());
         // Without the lock it could be taken for that of a dead pull, before it is locked itself.
         let lock = self.lock()?;
-        self.registered(&lock);
+        self.registered(&lock)?;
         let mut file = File::create(&path).or_exit(Exit::CantCreate, step)?;
         lock_file(&file, FlockOperation::LockExclusive).or_exit(Exit::CantCreate, step)?;
         file.write_all(text.as_bytes()).or_exit(Exit::CantCreate, step)?;
@@ -220,36 +240,50 @@ impl Cache {
     }
 
     /// What the running pulls need; what dead ones left is removed.
-    pub fn registered(&self, _: &Lock) -> HashSet<Digest> {
+    ///
+    /// # Errors
+    /// [`Exit::NotAllowed`] where we may not look.
+    pub fn registered(&self, _: &Lock) -> Result<HashSet<Digest>> {
         let mut needed = HashSet::new();
-        for path in entries(&self.pulls()) {
-            let Ok(file) = File::open(&path) else { continue };
+        for path in entries(&self.pulls())? {
+            let Ok(file) = open_file(&path, OFlags::empty()) else { continue };
             if lock_file(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 let _ = fs::remove_file(&path);
             } else if let Ok(text) = read_bounded(file, MAX_JSON) {
                 needed.extend(String::from_utf8_lossy(&text).lines().filter_map(|l| l.parse().ok()));
             }
         }
-        needed
+        Ok(needed)
     }
 
     /// All blobs, with the time since their last use.
-    pub fn blobs_by_age(&self) -> Vec<(Digest, Duration)> {
+    ///
+    /// # Errors
+    /// [`Exit::NotAllowed`] where we may not look.
+    pub fn blobs_by_age(&self) -> Result<Vec<(Digest, Duration)>> {
         let now = std::time::SystemTime::now();
         let mut found = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for path in entries(&self.blobs(algorithm)) {
+            for path in entries(&self.blobs(algorithm))? {
                 let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
                 let Ok(digest) = format!("{}:{name}", algorithm.name()).parse() else { continue };
-                let Ok(accessed) = fs::metadata(&path).and_then(|m| m.accessed()) else { continue };
+                let accessed = match fs::metadata(&path).and_then(|m| m.accessed()) {
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(unopened(e, &path)),
+                    // Gone meanwhile.
+                    Err(_) => continue,
+                    Ok(accessed) => accessed,
+                };
                 found.push((digest, now.duration_since(accessed).unwrap_or_default()));
             }
         }
-        found
+        Ok(found)
     }
 
     /// The files of partial blobs.
-    pub fn partial_files(&self) -> Vec<PathBuf> {
+    ///
+    /// # Errors
+    /// [`Exit::NotAllowed`] where we may not look.
+    pub fn partial_files(&self) -> Result<Vec<PathBuf>> {
         entries(&self.partials())
     }
 
@@ -275,11 +309,15 @@ impl Cache {
     }
 }
 
-/// The paths in a folder, sorted; none if it cannot be read.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+/// The paths in a folder, sorted; none if it is not there.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = fs::read_dir(folder).and_then(|found| found.map(|e| Ok(e?.path())).collect::<io::Result<Vec<_>>>());
+    let mut paths = match read {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        paths => paths.map_err(|e| unopened(e, folder))?,
+    };
     paths.sort();
-    paths
+    Ok(paths)
 }
 
 /// flock(2), which some network file systems do not have: there, only one d-pull at a time is safe.
@@ -330,7 +368,7 @@ mod tests {
         assert_eq!(cache.json(&digest), None);
         cache.put(&digest, b"{}").unwrap();
         assert_eq!(cache.json(&digest).unwrap(), b"{}");
-        assert!(cache.partial_files().is_empty());
+        assert!(cache.partial_files().unwrap().is_empty());
     }
 
     #[test]
@@ -342,9 +380,9 @@ mod tests {
         let old = std::time::SystemTime::now() - Duration::from_secs(90 * 86_400);
         let times = fs::FileTimes::new().set_accessed(old).set_modified(old);
         File::options().append(true).open(&path).unwrap().set_times(times).unwrap();
-        assert!(cache.blobs_by_age()[0].1 > Duration::from_secs(89 * 86_400));
+        assert!(cache.blobs_by_age().unwrap()[0].1 > Duration::from_secs(89 * 86_400));
         cache.touch([&digest]);
-        assert!(cache.blobs_by_age()[0].1 < Duration::from_secs(60));
+        assert!(cache.blobs_by_age().unwrap()[0].1 < Duration::from_secs(60));
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), old);
     }
 
@@ -353,10 +391,10 @@ mod tests {
         let (_dir, cache) = cache();
         let digest = Digest::of(b"x");
         let registration = cache.register([&digest]).unwrap();
-        assert!(cache.registered(&cache.lock().unwrap()).contains(&digest));
+        assert!(cache.registered(&cache.lock().unwrap()).unwrap().contains(&digest));
         drop(registration);
         fs::write(cache.pulls().join("1-1"), format!("{digest}\n")).unwrap();
-        assert!(cache.registered(&cache.lock().unwrap()).is_empty());
-        assert!(entries(&cache.pulls()).is_empty());
+        assert!(cache.registered(&cache.lock().unwrap()).unwrap().is_empty());
+        assert!(entries(&cache.pulls()).unwrap().is_empty());
     }
 }

@@ -38,41 +38,41 @@ impl<'a> Finder<'a> {
         let pinned = matches!(self.wanted.version, Version::Digest(_));
         match (cached, mode) {
             // What has a digest cannot be newer elsewhere.
-            (Some(image), _) if pinned => Ok(image),
-            (Some(image), PullMode::Never | PullMode::Missing) => Ok(image),
-            (None, PullMode::Never) => {
+            (Ok(image), _) if pinned => Ok(image),
+            (Ok(image), PullMode::Never | PullMode::Missing) => Ok(image),
+            (Err(error), PullMode::Never) if exit_of(&error) == Exit::NotAllowed => Err(error),
+            (Err(_), PullMode::Never) => {
                 Err(failure(Exit::NotFound, format!("{} is not in the cache (--offline)", self.wanted.reference)))
             }
-            (Some(image), PullMode::Newer) => self.ask(Some(&image)).or_else(|error| {
+            (Ok(image), PullMode::Newer) => self.ask(Some(&image)).or_else(|error| {
                 if exit_of(&error) != Exit::TryAgain {
                     return Err(error);
                 }
                 self.context.report.warn(format_args!("{}; using the cached {}", chain(&error), self.wanted.reference));
                 Ok(image)
             }),
-            (cached, _) => self.ask(cached.as_ref()),
+            (cached, _) => self.ask(cached.ok().as_ref()),
         }
     }
 
     /// The image as it is in the cache, if it is there with all its blobs.
-    fn cached(&self) -> Option<Image> {
+    fn cached(&self) -> Result<Image> {
         let cache = &self.context.cache;
         let (digest, tag_digest) = match &self.wanted.version {
             Version::Digest(digest) => (digest.clone(), digest.clone()),
             Version::Tag(_) => {
                 let name = name_of(&self.wanted.reference, &self.wanted.platform);
-                let entry = cache.index().ok()?.find(&name)?;
+                let entry = cache.index()?.find(&name).or_exit(Exit::NotFound, || format!("{name} is not cached"))?;
                 (entry.manifest.digest, entry.tag_digest)
             }
         };
-        let root = Blob { bytes: cache.json(&digest)?, digest, media_type: String::new() };
-        let image = self
-            .walk(root, &mut |_, blob| {
-                cache.json(&blob.digest).or_exit(Exit::NotFound, || format!("{} is not cached", blob.digest))
-            })
-            .ok()?;
-        let whole = image.blobs().ok()?.into_iter().all(|blob| cache.has(blob));
-        whole.then_some(Image { tag_digest, ..image })
+        let json = |digest: &Digest| cache.layout.json_blob(digest, None);
+        let root = Blob { bytes: json(&digest)?, digest, media_type: String::new() };
+        let image = self.walk(root, &mut |_, blob| json(&blob.digest))?;
+        match image.blobs()?.into_iter().find(|blob| !cache.has(blob)) {
+            Some(missing) => Err(failure(Exit::NotFound, format!("{} is not cached", missing.digest))),
+            None => Ok(Image { tag_digest, ..image }),
+        }
     }
 
     /// Asks the registry, and fetches of the manifests only what the cache has not.

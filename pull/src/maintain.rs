@@ -2,17 +2,18 @@
 //! never touch what a running pull has registered; every image that index.json names stays whole.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use d_common::digest::{Digest, Hasher};
-use d_common::exit::{Exit, OrExit, failure};
+use d_common::exit::{Exit, exit_of, failure};
 use d_common::image::{Descriptor, Manifest, media};
+use d_common::layout::open_file;
 use d_common::platform::Platform;
+use d_common::report::chain;
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::cache::{Cache, Lock, is_at, lock_file};
@@ -65,7 +66,7 @@ fn platform_of(entry: &Entry) -> Option<Platform> {
 pub fn forget(context: &Context, reference: &Reference) -> Result<()> {
     let plan = &context.plan;
     let name = reference.to_string();
-    if !context.cache.layout.root().join("index.json").exists() {
+    if !context.cache.holds("index.json")? {
         return Err(not_cached(&name));
     }
     let mut found = false;
@@ -91,20 +92,26 @@ fn not_cached(name: &str) -> anyhow::Error {
 /// Removes blobs that were not used for some days, and the names of the images that they belonged to.
 ///
 /// # Errors
-/// [`Exit::CantCreate`] where the cache is not ours to change.
+/// [`Exit::CantCreate`] where the cache is not ours to change, [`Exit::NotAllowed`] where it is not ours to read.
 pub fn expire(context: &Context, days: u32) -> Result<()> {
     let cache = &context.cache;
     let limit = DAY * days;
-    let old = |cache: &Cache| cache.blobs_by_age().into_iter().filter(|(_, age)| *age > limit).map(|(d, _)| d);
+    if days == 0 {
+        return Ok(());
+    }
+    let old = || {
+        let blobs = cache.blobs_by_age()?.into_iter();
+        anyhow::Ok(blobs.filter(|(_, age)| *age > limit).map(|(digest, _)| digest).collect::<Vec<_>>())
+    };
     // Nearly always there is nothing to do, and then nobody has to wait.
-    if days == 0 || old(cache).next().is_none() && !cache.partial_files().iter().any(|p| is_older(p, limit)) {
+    if old()?.is_empty() && !cache.partial_files()?.iter().any(|p| is_older(p, limit)) {
         return Ok(());
     }
     let lock = cache.lock()?;
-    let needed = cache.registered(&lock);
+    let needed = cache.registered(&lock)?;
     // Looked at again: a pull may have used them meanwhile.
-    let removed = remove(context, old(cache).filter(|d| !needed.contains(d)));
-    remove_partials(cache, |path| is_older(path, limit));
+    let removed = remove(context, old()?.into_iter().filter(|d| !needed.contains(d)));
+    remove_partials(cache, |path| is_older(path, limit))?;
     if removed { drop_broken_names(context, &lock, None) } else { Ok(()) }
 }
 
@@ -114,56 +121,50 @@ pub fn expire(context: &Context, days: u32) -> Result<()> {
 /// As [`expire`]; [`Exit::Data`] for a broken index.json.
 pub fn gc(context: &Context) -> Result<()> {
     let cache = &context.cache;
-    if !cache.layout.root().join("index.json").exists() {
+    if !cache.holds("index.json")? {
         return Ok(());
     }
     let lock = cache.lock()?;
-    let mut needed = cache.registered(&lock);
+    let mut needed = cache.registered(&lock)?;
     let index = cache.index()?;
     for entry in index.entries() {
         needed.insert(entry.tag_digest);
     }
     for root in index.roots() {
-        // What cannot be read any more refers to nothing.
-        let _ = mark(cache, &root, &mut needed, 0);
+        // What is broken or gone refers to nothing; what we may not read ends this: who knows what it needs.
+        mark(cache, &root, &mut needed, 0)?;
     }
-    remove(context, cache.blobs_by_age().into_iter().map(|(digest, _)| digest).filter(|d| !needed.contains(d)));
-    remove_partials(cache, |_| true);
-    Ok(())
+    remove(context, cache.blobs_by_age()?.into_iter().map(|(digest, _)| digest).filter(|d| !needed.contains(d)));
+    remove_partials(cache, |_| true)
 }
 
 /// Reads every blob, prints and removes the broken ones, and drops the names of images that are not whole.
 ///
 /// # Errors
-/// [`Exit::Data`] when anything was broken.
+/// [`Exit::Data`] when anything was broken or could not be read.
 pub fn fsck(context: &Context, results: Results) -> Result<()> {
     let cache = &context.cache;
-    if !cache.layout.root().join("blobs").exists() {
+    if !cache.holds("blobs")? && !cache.holds("index.json")? {
         return Ok(());
     }
     let mut broken = 0;
-    for (digest, _) in cache.blobs_by_age() {
-        let path = cache.layout.blob_path(&digest);
-        // Gone meanwhile: not ours to complain about.
-        let Ok(file) = open_unnoticed(&path) else { continue };
-        let found = hash(&file, &digest).or_exit(Exit::Io, || format!("cannot read {}", path.display()))?;
-        if found == digest {
-            continue;
-        }
-        let _lock = cache.lock()?;
-        // A pull may have replaced it since.
-        if is_at(&file, &path) {
-            fs::remove_file(&path).or_exit(Exit::CantCreate, || format!("cannot remove {}", path.display()))?;
+    for (digest, _) in cache.blobs_by_age()? {
+        if let Some(what) = examine(cache, &digest) {
             broken += 1;
-            results.broken(&digest.to_string(), &format!("is in truth {found}: removed"))?;
+            results.broken(&digest.to_string(), &what)?;
         }
     }
     cache.create()?;
     let lock = cache.lock()?;
-    if cache.index().is_err() {
-        broken += 1;
-        results.broken("index.json", "cannot be read: replaced by an empty one")?;
-        cache.write_index(&lock, &Index::default())?;
+    match cache.index() {
+        Ok(_) => {}
+        // It may be whole: its owner can tell.
+        Err(error) if exit_of(&error) == Exit::NotAllowed => return Err(error),
+        Err(_) => {
+            broken += 1;
+            results.broken("index.json", "cannot be read: replaced by an empty one")?;
+            cache.write_index(&lock, &Index::default())?;
+        }
     }
     let mut names = Vec::new();
     drop_broken_names(context, &lock, Some(&mut names))?;
@@ -176,13 +177,44 @@ pub fn fsck(context: &Context, results: Results) -> Result<()> {
     Ok(())
 }
 
-/// Opened for reading without that counting as use; only the owner may do so (open(2), `O_NOATIME`).
-fn open_unnoticed(path: &Path) -> std::io::Result<File> {
-    let flags = i32::try_from(OFlags::NOATIME.bits()).unwrap_or(0);
-    OpenOptions::new().read(true).custom_flags(flags).open(path).or_else(|_| File::open(path))
+/// Reads one blob and removes it if it is broken; says what is wrong with it and what was done.
+fn examine(cache: &Cache, digest: &Digest) -> Option<String> {
+    let path = cache.layout.blob_path(digest);
+    let removed = |outcome: Result<()>| match outcome {
+        Ok(()) => "removed".to_owned(),
+        Err(error) => format!("cannot be removed: {}", chain(&error)),
+    };
+    let unread = |error: io::Error| Some(format!("cannot be read: {}", chain(&error.into())));
+    let file = match open_unnoticed(&path) {
+        Ok(file) => file,
+        // Gone meanwhile: not ours to complain about.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) if fs::metadata(&path).is_ok_and(|m| !m.is_file()) => {
+            // A folder only if it is empty: what else may be in it is none of our doing.
+            let remove = || Ok(fs::remove_file(&path).or_else(|_| fs::remove_dir(&path))?);
+            return Some(format!("is no file: {}", removed(cache.lock().and_then(|_lock| remove()))));
+        }
+        Err(error) => return unread(error),
+    };
+    let found = match hash(&file, digest) {
+        Ok(found) => found,
+        Err(error) => return unread(error),
+    };
+    if found == *digest {
+        return None;
+    }
+    let lock = cache.lock();
+    // A pull may have replaced it since.
+    let same = is_at(&file, &path);
+    same.then(|| format!("is in truth {found}: {}", removed(lock.and_then(|_lock| Ok(fs::remove_file(&path)?)))))
 }
 
-fn hash(mut file: &File, digest: &Digest) -> std::io::Result<Digest> {
+/// Opened for reading without that counting as use; only the owner may do so (open(2), `O_NOATIME`).
+fn open_unnoticed(path: &Path) -> io::Result<File> {
+    open_file(path, OFlags::NOATIME).or_else(|_| open_file(path, OFlags::empty()))
+}
+
+fn hash(mut file: &File, digest: &Digest) -> io::Result<Digest> {
     let mut hasher = Hasher::new(digest.algorithm());
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -204,14 +236,15 @@ fn remove(context: &Context, blobs: impl Iterator<Item = Digest>) -> bool {
     any
 }
 
-fn remove_partials(cache: &Cache, unwanted: impl Fn(&Path) -> bool) {
-    for path in cache.partial_files().iter().filter(|p| unwanted(p)) {
-        let Ok(file) = File::open(path) else { continue };
+fn remove_partials(cache: &Cache, unwanted: impl Fn(&Path) -> bool) -> Result<()> {
+    for path in cache.partial_files()?.iter().filter(|p| unwanted(p)) {
+        let Ok(file) = open_file(path, OFlags::empty()) else { continue };
         // One that is locked is being written.
         if lock_file(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
             let _ = fs::remove_file(path);
         }
     }
+    Ok(())
 }
 
 fn is_older(path: &Path, limit: Duration) -> bool {
@@ -222,7 +255,8 @@ fn is_older(path: &Path, limit: Duration) -> bool {
 fn drop_broken_names(context: &Context, lock: &Lock, mut names: Option<&mut Vec<String>>) -> Result<()> {
     let cache = &context.cache;
     let mut index = cache.index()?;
-    let whole = |root: &Descriptor| mark(cache, root, &mut HashSet::new(), 0).is_some();
+    // One that we may not read may be whole.
+    let whole = |root: &Descriptor| mark(cache, root, &mut HashSet::new(), 0).unwrap_or(true);
     let gone: Vec<Descriptor> = index.roots().into_iter().filter(|root| !whole(root)).collect();
     if gone.is_empty() {
         return Ok(());
@@ -238,27 +272,33 @@ fn drop_broken_names(context: &Context, lock: &Lock, mut names: Option<&mut Vec<
     cache.write_index(lock, &index)
 }
 
-/// Adds what a manifest or index refers to; `None` if something of an image is missing.
-fn mark(cache: &Cache, root: &Descriptor, needed: &mut HashSet<Digest>, depth: usize) -> Option<()> {
+/// Adds what a manifest or index refers to; says whether nothing of an image is missing.
+///
+/// # Errors
+/// [`Exit::NotAllowed`] where we may not look.
+fn mark(cache: &Cache, root: &Descriptor, needed: &mut HashSet<Digest>, depth: usize) -> Result<bool> {
     if depth == MAX_DEPTH {
-        return None;
+        return Ok(false);
     }
     needed.insert(root.digest.clone());
-    let bytes = cache.json(&root.digest)?;
-    let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    let bytes = match cache.layout.json_blob(&root.digest, None) {
+        Err(error) if exit_of(&error) == Exit::NotAllowed => return Err(error),
+        bytes => bytes.unwrap_or_default(),
+    };
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return Ok(false) };
+    let mut whole = true;
     if json.get("manifests").is_some() {
         // Another tool's index: of its images those that are here count.
-        let index: d_common::image::Index = serde_json::from_value(json).ok()?;
+        let Ok(index) = serde_json::from_value::<d_common::image::Index>(json) else { return Ok(false) };
         for entry in index.manifests.iter().filter(|e| cache.has(e)) {
-            mark(cache, entry, needed, depth + 1)?;
+            whole &= mark(cache, entry, needed, depth + 1)?;
         }
-        return Some(());
+        return Ok(whole);
     }
-    let Ok(manifest) = serde_json::from_value::<Manifest>(json) else { return Some(()) };
-    let mut whole = true;
+    let Ok(manifest) = serde_json::from_value::<Manifest>(json) else { return Ok(true) };
     for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
         needed.insert(blob.digest.clone());
         whole &= cache.has(blob) || media::is_foreign(&blob.media_type);
     }
-    whole.then_some(())
+    Ok(whole)
 }

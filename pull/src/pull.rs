@@ -86,7 +86,7 @@ fn needs<'a>(image: &'a Image, blobs: &[&'a Descriptor]) -> impl Iterator<Item =
 
 /// Claims what an image needs; `None` if all of it is there already.
 fn claim(cache: &Cache, image: &Image, blobs: &[&Descriptor]) -> Result<Option<Registration>> {
-    let stored = |document: &Blob| cache.layout.blob_path(&document.digest).exists();
+    let stored = |document: &Blob| cache.json(&document.digest).is_some();
     let is_layout = Layout::is_at(cache.layout.root());
     if is_layout && image.documents().all(stored) && blobs.iter().all(|b| cache.has(b)) {
         return Ok(None);
