@@ -260,7 +260,8 @@ fn action(args: &Args) -> Result<Action> {
         if !refs.is_empty() || show.is_some() || args.locked.is_some() {
             fail!(Exit::Usage, "--list, --forget, --gc and --fsck work on the cache: pull in another run");
         }
-        let (fsck, gc, list, expire) = (args.fsck, args.gc, args.list, args.expire.is_some());
+        let (fsck, gc, list) = (args.fsck, args.gc, args.list);
+        let expire = args.expire.is_some() && !args.offline && args.pull != Some(Pull::Never);
         return Ok(Action::Maintain { forget, fsck, expire, gc, list });
     }
     if refs.is_empty() && args.locked.is_none() {
@@ -418,6 +419,9 @@ mod tests {
         assert!(matches!(of(&["x", "-o", "-"]), Action::Pull { output: Some(Output::Stdout), .. }));
         assert!(matches!(of(&["--expire", "3"]), Action::Maintain { expire: true, gc: false, .. }));
         assert!(matches!(of(&["--expire", "3", "x"]), Action::Pull { .. }));
+        for never in ["--offline", "--pull=never"] {
+            assert!(matches!(of(&[never, "--expire", "3", "--gc"]), Action::Maintain { expire: false, gc: true, .. }));
+        }
         assert!(
             matches!(of(&["--forget", "a", "b", "--gc"]), Action::Maintain { forget, gc: true, .. } if forget.len() == 2)
         );

@@ -136,6 +136,8 @@ fn unused_blobs_expire_and_used_ones_keep_their_time() {
     scratch.run(["d-pull", "--expire", "0", &b]).ok();
     scratch.run(["d-pull", &b]).env("D_EXPIRE", "0").ok();
     scratch.run(["d-pull", "--expire=41", &b]).ok();
+    scratch.run(["d-pull", "--offline", "--expire=1"]).ok();
+    scratch.run(["d-pull", "--pull=never", "--expire=1", "--list"]).ok();
     assert!(Path::new(&old).exists());
     scratch.run(["d-pull", &b]).ok();
     assert!(!Path::new(&old).exists());
