@@ -35,7 +35,7 @@ impl Challenge {
             let value = after.trim_start_matches([' ', '\t']).strip_prefix('=');
             match (value, found.last_mut()) {
                 (Some(value), Some((_, list))) => {
-                    let (value, after) = take_value(value.trim_start_matches([' ', '\t']));
+                    let (value, after) = take_value(value.trim_start_matches([' ', '\t']), &[',', ' ', '\t']);
                     list.push((token.to_ascii_lowercase(), value));
                     parameters += 1;
                     rest = after;
@@ -71,10 +71,10 @@ fn take_token(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// A quoted string, or a bare value up to a comma or space: registries leave URLs unquoted, which are no tokens.
-fn take_value(text: &str) -> (String, &str) {
+/// A quoted string, or a bare value up to one of `ends`: registries leave URLs unquoted, which are no tokens.
+pub fn take_value<'a>(text: &'a str, ends: &[char]) -> (String, &'a str) {
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
+        let end = text.find(ends).unwrap_or(text.len());
         return (text[..end].to_owned(), &text[end..]);
     };
     let mut value = String::new();

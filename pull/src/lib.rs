@@ -18,6 +18,7 @@ pub mod growth;
 pub mod helper;
 pub mod http;
 pub mod index;
+pub mod link;
 pub mod lockfile;
 pub mod maintain;
 pub mod manifest;
@@ -182,7 +183,7 @@ fn show(context: &Context, what: Show, wanted: &Wanted, results: Results) -> Res
         let name = wanted.reference.name();
         // A mirror may have some tags only: the registry itself, which is the last, has all.
         let Some(registry) = sources.last() else { return Ok(()) };
-        return registry.tags(|page| page.iter().try_for_each(|tag| results.tag(&name, tag)));
+        return registry.tags()?.iter().try_for_each(|tag| results.tag(&name, tag));
     }
     let finder = Finder::new(context, wanted, &sources);
     let image = finder.find()?;

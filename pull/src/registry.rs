@@ -15,6 +15,7 @@ use reqwest::{Method, StatusCode, Url};
 use crate::challenge::Challenge;
 use crate::credentials::Credentials;
 use crate::http::{Http, Request, is_loopback, read_body, registry_message, same_origin, shown, unexpected, words};
+use crate::link::next_link;
 use crate::reference::{DEFAULT_REGISTRY, Version};
 use crate::retry::{ATTEMPTS, ATTEMPTS_OF_A_MIRROR, Trouble, retry};
 use crate::sources::Source;
@@ -22,8 +23,8 @@ use crate::token::Authorizer;
 
 /// Largest manifest or index, in bytes.
 pub const MAX_MANIFEST: u64 = d_common::layout::MAX_JSON;
-/// Largest page of a tag list, in bytes, and most pages.
-const MAX_TAGS: u64 = 16 << 20;
+/// Largest tag list, in bytes, and most pages.
+const MAX_TAGS: u64 = 64 << 20;
 const MAX_PAGES: usize = 10_000;
 /// Where Docker Hub's API is.
 const DOCKER_HUB: &str = "registry-1.docker.io";
@@ -146,30 +147,32 @@ impl<'a> Repository<'a> {
         retry(self.http.report, self.attempts(), || read_body(self.blob(digest, 0)?, size, Exit::Data))
     }
 
-    /// All tags, page by page, each page to `each`.
+    /// All tags, asked for page by page.
     ///
     /// # Errors
-    /// As [`Repository::manifest`], and those of `each`.
-    pub fn tags(&self, mut each: impl FnMut(&[String]) -> Result<()>) -> Result<()> {
+    /// As [`Repository::manifest`].
+    pub fn tags(&self) -> Result<Vec<String>> {
         #[derive(serde::Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
         }
         let mut path = "tags/list".to_owned();
+        let (mut tags, mut left) = (Vec::new(), MAX_TAGS);
         for _ in 0..MAX_PAGES {
             let (bytes, url, next) = retry(self.http.report, self.attempts(), || {
                 let response = self.ask(&Method::GET, &path, "application/json", None)?;
                 if response.status() != StatusCode::OK {
                     return Err(self.refusal(response, &self.source.name(), ""));
                 }
-                let next = response.headers().get(header::LINK).and_then(|v| v.to_str().ok()).and_then(next_link);
-                let url = response.url().clone();
-                Ok((read_body(response, MAX_TAGS, Exit::Protocol)?, url, next))
+                let links = response.headers().get_all(header::LINK).iter().filter_map(|v| v.to_str().ok());
+                let (url, next) = (response.url().clone(), links.filter_map(next_link).next());
+                Ok((read_body(response, left, Exit::Protocol)?, url, next))
             })?;
             let page: Page = serde_json::from_slice(&bytes)
                 .or_exit(Exit::Protocol, || format!("the tag list of {} is broken", self.source.name()))?;
-            each(&page.tags.unwrap_or_default())?;
-            let Some(next) = next else { return Ok(()) };
+            left = left.saturating_sub(bytes.len() as u64);
+            tags.extend(page.tags.unwrap_or_default());
+            let Some(next) = next else { return Ok(tags) };
             // Behind a proxy its host and path are often wrong; what counts is where the next page starts.
             let query = url.join(&next).ok().and_then(|n| n.query().map(str::to_owned)).unwrap_or_default();
             let after = format!("tags/list?{query}");
@@ -333,30 +336,9 @@ fn check_digests(version: &Version, answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// The target of `Link: <URL>; rel="next"` (RFC 8288).
-fn next_link(value: &str) -> Option<String> {
-    value.split(',').find_map(|link| {
-        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-        let is_next = parameters.split(';').filter_map(|p| p.trim().split_once('=')).any(|(name, value)| {
-            name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
-        });
-        is_next.then(|| target.to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn next_links() {
-        let next = Some("/v2/x/tags/list?last=b&n=2".to_owned());
-        assert_eq!(next_link(r#"</v2/x/tags/list?last=b&n=2>; rel="next""#), next);
-        assert_eq!(next_link(r#"<a>; rel="prev", </v2/x/tags/list?last=b&n=2>;rel=next"#), next);
-        for none in ["", "<a>", r#"<a>; rel="prev""#, "a; rel=next"] {
-            assert_eq!(next_link(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn digests_of_both_sides_are_compared() {

@@ -140,10 +140,18 @@ fn tags_come_page_by_page() {
             "/v2/loop/tags/list" => Response::ok(r#"{"tags":[]}"#).header("Link", "</v2/loop/tags/list?x>; rel=next"),
             "/v2/loop/tags/list?x" => Response::ok(r#"{"tags":[]}"#).header("Link", "</v2/loop/tags/list?x>; rel=next"),
             "/v2/broken/tags/list" => Response::ok("[]"),
+            "/v2/links/tags/list" => Response::ok(r#"{"tags":["1"]}"#)
+                .header("Link", "<https://docs/>; rel=help")
+                .header("Link", "</v2/links/tags/list?last=1,2>; title=\"a, b\"; rel=\"last next\""),
+            "/v2/links/tags/list?last=1,2" => Response::ok(r#"{"tags":["2"]}"#),
+            "/v2/half/tags/list" => Response::ok(r#"{"tags":["1"]}"#).header("Link", "<?last=1>; rel=next"),
             _ => Response::status(404),
         }
     });
     let scratch = Scratch::new();
+    scratch.run(["d-pull", "--list-tags", &bad.image("links")]).ok().prints("1\n2");
+    // Nothing of a list that is not all there.
+    scratch.run(["d-pull", "--list-tags", &bad.image("half")]).fails(66).prints("");
     scratch.run(["d-pull", "--list-tags", &bad.image("a/b")]).ok().prints("1\n2\n3?[1m?x");
     scratch.run(["d-pull", "--list-tags", "-0", &bad.image("a/b:tag")]).ok().prints("1\x002\x003?[1m?x\0");
     scratch.run(["d-pull", "--list-tags", "--json", &bad.image("a/b")]).ok().out_has(r#""tag":"1"}"#);
