@@ -43,7 +43,7 @@ use std::path::Path;
 use anyhow::{Error, Result};
 use d_common::exit::{Exit, exit_of, failure};
 use d_common::fail;
-use d_common::output::must_be_open;
+use d_common::output::{Lost, must_be_open};
 use d_common::report::{Report, chain};
 
 use crate::context::Context;
@@ -55,60 +55,68 @@ use crate::reference::{Reference, Version};
 use crate::results::Results;
 use crate::target::Target;
 
-/// Carries a plan out. Failures of single images are reported as they happen; what is returned is the exit code of the first,
-/// or the error that ended everything.
+/// Carries a plan out. Failures of single images are reported as they happen, as is the one that ends everything; what is
+/// returned is the exit code of the first.
 ///
 /// # Errors
-/// What concerns no single image.
+/// What is wrong before anything is begun.
 pub fn run(plan: Plan, report: Report) -> Result<Option<Exit>> {
     let context = Context::new(plan, report)?;
     if context.plan.action != Action::Check {
         context.cache.check_version()?;
     }
-    let results = Results(context.plan.format);
     let mut failures = Failures { report, first: None };
-    match &context.plan.action {
-        Action::Check => _ = failures.note(check::run(&context)),
+    if let Err(last) = carry_out(&context, &mut failures) {
+        failures.report(&last);
+    }
+    Ok(failures.first)
+}
+
+fn carry_out(context: &Context, failures: &mut Failures) -> Result<()> {
+    let plan = &context.plan;
+    let results = Results(plan.format);
+    match &plan.action {
+        Action::Check => check::run(context)?,
         Action::Maintain { forget, fsck, expire, gc, list } => {
             for reference in forget {
-                failures.note(maintain::forget(&context, reference));
+                failures.note(maintain::forget(context, reference))?;
             }
             if *fsck {
-                failures.note(maintain::fsck(&context, results));
+                failures.note(maintain::fsck(context, results))?;
             }
             if *expire {
-                failures.note(maintain::expire(&context, context.plan.expire_days));
+                failures.note(maintain::expire(context, plan.expire_days))?;
             }
             if *gc {
-                failures.note(maintain::gc(&context));
+                failures.note(maintain::gc(context))?;
             }
             if *list {
-                failures.note(maintain::list(&context, results));
+                failures.note(maintain::list(context, results))?;
             }
         }
         Action::Show(what, refs, locked) => {
-            for wanted in wanted(&context, refs, locked.as_deref())? {
-                failures.note(wanted.and_then(|wanted| show(&context, *what, &wanted, results)));
+            for wanted in wanted(context, refs, locked.as_deref())? {
+                failures.note(wanted.and_then(|wanted| show(context, *what, &wanted, results)))?;
             }
         }
         Action::Pull { refs, locked, write_lock, output } => {
             let mut pins = Vec::new();
-            for wanted in wanted(&context, refs, locked.as_deref())? {
-                let pulled = wanted.and_then(|wanted| pull_one(&context, &wanted, output.as_ref(), results));
-                pins.extend(failures.note(pulled));
+            for wanted in wanted(context, refs, locked.as_deref())? {
+                let pulled = wanted.and_then(|wanted| pull_one(context, &wanted, output.as_ref(), results));
+                pins.extend(failures.note(pulled)?);
             }
             if let Some(path) = write_lock.as_deref().filter(|_| failures.first.is_none()) {
                 lockfile::write(path, &pins)?;
             }
-            if context.plan.mode != PullMode::Never
-                && let Err(error) = maintain::expire(&context, context.plan.expire_days)
+            if plan.mode != PullMode::Never
+                && let Err(error) = maintain::expire(context, plan.expire_days)
             {
                 // The images are there all the same; a cache that is only ours to read is someone else's to tidy.
-                report.info(format_args!("nothing expires: {}", chain(&error)));
+                context.report.info(format_args!("nothing expires: {}", chain(&error)));
             }
         }
     }
-    Ok(failures.first)
+    Ok(())
 }
 
 /// Failures as they happen.
@@ -118,12 +126,21 @@ struct Failures {
 }
 
 impl Failures {
-    fn note<T>(&mut self, outcome: Result<T>) -> Option<T> {
-        let report = |error: Error| {
-            self.report.error(&error);
-            self.first.get_or_insert(exit_of(&error));
-        };
-        outcome.map_err(report).ok()
+    /// Reports a failure, after which the others go on; but not that stdout is lost, since they would say the same.
+    fn note<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+        match outcome {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.is::<Lost>() => Err(error),
+            Err(error) => {
+                self.report(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn report(&mut self, error: &Error) {
+        self.report.error(error);
+        self.first.get_or_insert(exit_of(error));
     }
 }
 

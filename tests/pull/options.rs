@@ -327,6 +327,16 @@ fn a_closed_stdout_is_no_success() {
     for args in ["", "-o -", "--digest", "--manifest"] {
         scratch.sh(&format!("d-pull {args} {name} >&-")).fails(74).err_has("cannot write to stdout");
     }
+    // Said once, and nothing more is done for nobody to see.
+    let bad = serve(Store::of(&image(&[100])).image("b", &image(&[200])));
+    let both = format!("{} {}", bad.image("x"), bad.image("x:b"));
+    for (lost, code) in [(">&-", 74), (">/dev/full", 73)] {
+        for args in ["--expire=0", "--digest", "--config"] {
+            let done = scratch.sh(&format!("d-pull {args} {both} {lost}")).fails(code);
+            done.expect(done.err().lines().count() == 1, "one line");
+        }
+    }
+    assert_eq!(bad.count("/manifests/b"), 0);
     scratch.sh(&format!("d-pull -o x.tar {name} >/dev/null")).ok();
     scratch.sh(&format!("d-pull {name} 1<>/dev/null")).ok().silent();
     scratch.sh("d-netup --check >&-").fails(74);
