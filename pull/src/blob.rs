@@ -20,7 +20,7 @@ use crate::growth::Growth;
 use crate::http::{Http, Request, cut, shown, unexpected};
 use crate::partial::Partial;
 use crate::progress::{Bar, Progress};
-use crate::registry::Repository;
+use crate::registry::{Repository, agree, content_digest};
 use crate::retry::{ATTEMPTS, Trouble, retry};
 
 /// Bytes that are read at once; all that a download needs of memory, besides the HTTP client's own buffers.
@@ -86,6 +86,8 @@ struct Download<'a> {
     partial: Partial,
     hasher: Hasher,
     buffer: Vec<u8>,
+    /// What the registry says that its digest is by another algorithm.
+    said: Option<Digest>,
     /// Whether bytes of different answers were put together: a wrong digest may then be the fault of the old ones.
     stitched: bool,
     /// The most that ever was there: who starts anew makes no progress before that.
@@ -184,7 +186,7 @@ impl Fetcher<'_> {
             })?;
             let found = download.hasher.clone().finish();
             if found == download.blob.digest {
-                return Ok(());
+                return download.check_said();
             }
             let stitched = download.stitched;
             download.restart()?;
@@ -215,7 +217,17 @@ impl<'a> Download<'a> {
             growth.publish(partial.reader()?, partial.len);
         }
         let bar = progress.bar(&blob.digest, blob.size, partial.len);
-        Ok(Self { blob, stitched: partial.len > 0, furthest: partial.len, partial, hasher, buffer, bar, growth })
+        Ok(Self {
+            blob,
+            said: None,
+            stitched: partial.len > 0,
+            furthest: partial.len,
+            partial,
+            hasher,
+            buffer,
+            bar,
+            growth,
+        })
     }
 
     fn restart(&mut self) -> Result<()> {
@@ -224,6 +236,14 @@ impl<'a> Download<'a> {
         self.stitched = false;
         self.grown();
         Ok(())
+    }
+
+    /// Reads the whole blob once more, if the registry gave it a digest of another algorithm, which hardly any does.
+    fn check_said(&mut self) -> Result<()> {
+        let Some(said) = self.said.take() else { return Ok(()) };
+        let mut hasher = Hasher::new(said.algorithm());
+        self.partial.hash_into(&mut hasher, &mut self.buffer)?;
+        agree(&said, &hasher.finish())
     }
 
     fn grown(&self) {
@@ -254,6 +274,9 @@ impl<'a> Download<'a> {
         if self.partial.len == 0 && response.status() != StatusCode::OK {
             let message = format!("{} answers {} to a plain GET", shown(response.url()), response.status());
             return Err(failure(Exit::Protocol, message).into());
+        }
+        if let Place::Registry(_) = place {
+            self.said = content_digest(&response)?.filter(|d| d.algorithm() != self.blob.digest.algorithm());
         }
         let expected = size - self.partial.len;
         if let Some(length) = content_length(&response) {

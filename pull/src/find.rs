@@ -3,6 +3,7 @@
 use anyhow::Result;
 use d_common::digest::Digest;
 use d_common::exit::{Exit, OrExit, exit_of, failure};
+use d_common::fail;
 use d_common::image::Descriptor;
 use d_common::report::chain;
 
@@ -81,10 +82,14 @@ impl<'a> Finder<'a> {
             Version::Digest(digest) => self.document(digest)?,
             tag @ Version::Tag(_) => {
                 // Only worth a request if there is something to compare with.
-                let digest = cached.and_then(|_| self.sources.iter().find_map(|source| source.tag_digest(tag)));
-                match (cached, digest) {
-                    (Some(image), Some(digest)) if image.tag_digest == digest => return Ok(image.clone()),
-                    (_, Some(digest)) => self.document(&digest)?,
+                let digest = |source: &'a Repository<'a>| Some((source, source.tag_digest(tag)?));
+                let said = cached.and_then(|_| self.sources.iter().find_map(digest));
+                match (cached, said) {
+                    (Some(image), Some((_, digest))) if image.tag_digest == digest => return Ok(image.clone()),
+                    (_, Some((source, digest))) => self.document(&digest).or_else(|error| match exit_of(&error) {
+                        Exit::NotFound => self.document_instead(tag, source, &digest),
+                        _ => Err(error),
+                    })?,
                     (_, None) => self.document_of(tag)?,
                 }
             }
@@ -99,11 +104,28 @@ impl<'a> Finder<'a> {
         }
     }
 
+    /// What a tag names, whose digest `source` has said and then does not know: it may know manifests by tag only, or be
+    /// wrong.
+    fn document_instead(&self, tag: &Version, source: &Repository<'_>, said: &Digest) -> Result<Blob> {
+        let root = self.document_of(tag)?;
+        let found = Digest::with(said.algorithm(), &root.bytes);
+        // Who was given up for another source is not believed anyway.
+        if found != *said && !source.is_given_up() {
+            let name = source.source.name();
+            fail!(
+                Exit::Data,
+                "{name}:{tag} is {said} by the answer to HEAD, which is not found, and {found} by that to GET"
+            );
+        }
+        Ok(root)
+    }
+
     fn document_of(&self, version: &Version) -> Result<Blob> {
         let answer = self.first(|source| source.manifest(version))?;
         let digest = match version {
             Version::Digest(digest) => digest.clone(),
-            Version::Tag(_) => Digest::of(&answer.bytes),
+            // The registry's own, which was checked: it may know the manifest by no other.
+            Version::Tag(_) => answer.digest.unwrap_or_else(|| Digest::of(&answer.bytes)),
         };
         Ok(Blob { digest, media_type: answer.media_type, bytes: answer.bytes })
     }

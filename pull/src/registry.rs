@@ -127,7 +127,7 @@ impl<'a> Repository<'a> {
         let response = self.ask(&Method::GET, &format!("blobs/{digest}"), "*/*", (from > 0).then_some(from))?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => match content_digest(&response)? {
-                // Of another algorithm it says nothing.
+                // One of another algorithm is for who has the bytes.
                 Some(said) if said.algorithm() == digest.algorithm() && said != *digest => {
                     let message = format!("{} has {said} as its Docker-Content-Digest", shown(response.url()));
                     Err(failure(Exit::Data, message).into())
@@ -144,7 +144,17 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// As [`Repository::manifest`].
     pub fn small_blob(&self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
-        retry(self.http.report, self.attempts(), || read_body(self.blob(digest, 0)?, size, Exit::Data))
+        let (bytes, said) = retry(self.http.report, self.attempts(), || {
+            let response = self.blob(digest, 0)?;
+            let said = content_digest(&response)?;
+            Ok((read_body(response, size, Exit::Data)?, said))
+        })?;
+        match said {
+            Some(said) if said.algorithm() != digest.algorithm() => {
+                agree(&said, &Digest::with(said.algorithm(), &bytes)).map(|()| bytes)
+            }
+            _ => Ok(bytes),
+        }
     }
 
     /// All tags, asked for page by page.
@@ -312,12 +322,27 @@ fn media_type(headers: &HeaderMap) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-fn content_digest(response: &Response) -> Result<Option<Digest>> {
+/// The digest that an answer says its content has.
+///
+/// # Errors
+/// [`Exit::Protocol`] when it is none.
+pub fn content_digest(response: &Response) -> Result<Option<Digest>> {
     let Some(value) = response.headers().get("docker-content-digest") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     text.parse()
         .map(Some)
         .or_exit(Exit::Protocol, || format!("the Docker-Content-Digest of {} is broken", shown(response.url())))
+}
+
+/// Compares the digest that an answer says with that of its content.
+///
+/// # Errors
+/// [`Exit::Data`] when they differ.
+pub fn agree(said: &Digest, found: &Digest) -> Result<()> {
+    if said != found {
+        fail!(Exit::Data, "its content is {found}, its Docker-Content-Digest is {said}");
+    }
+    Ok(())
 }
 
 /// Compares the body with the digest in the request and the one in the answer.

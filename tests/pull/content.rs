@@ -1,5 +1,8 @@
 //! What a registry may serve: indexes, embedded data, odd layers, and things that are no images.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use d_common::digest::{Algorithm, Digest};
 use d_tests::Scratch;
 use d_tests::badregistry::{BadRegistry, Response};
@@ -239,6 +242,54 @@ fn types_and_digests_in_headers_are_checked_where_they_are_there() {
     // Asked for by digest, the answer must have it.
     let bad = answer(MANIFEST, None);
     Scratch::new().run(["d-pull", &bad.image(&format!("x@{}", Digest::of(b"other")))]).fails(65);
+}
+
+#[test]
+fn a_registrys_own_digest_names_the_image() {
+    let image = image(&[100]);
+    let (short, manifest) = image.blobs().pop().unwrap();
+    let long = Digest::with(Algorithm::Sha512, &manifest);
+    let (store, said) = (Store::of(&image), long.to_string());
+    let bad = BadRegistry::start(move |r| match () {
+        () if r.path.ends_with(short.hex()) => Response::status(404),
+        () if r.path.contains("/manifests/") => {
+            Response::ok(manifest.clone()).header("Content-Type", MANIFEST).header("Docker-Content-Digest", &said)
+        }
+        () => store.answer(r),
+    });
+    let scratch = Scratch::new();
+    let path = scratch.run(["d-pull", "--write-lock=lock", &bad.image("x")]).ok().out();
+    assert_eq!(path, blob(&scratch, &long).display().to_string());
+    scratch.run(["d-pull", &bad.image("x")]).ok().prints(&path);
+    scratch.run(["d-pull", "--digest", &bad.image("x")]).ok().prints(&long.to_string());
+    scratch.run(["d-pull", "--list"]).ok().out_has(&long.to_string());
+    scratch.run(["d-pull", "--locked=lock", "--cache=other"]).ok().out_has(long.hex());
+}
+
+#[test]
+fn a_head_that_contradicts_the_manifest_is_named() {
+    let lie = Digest::of(b"other").to_string();
+    let store = Store::of(&image(&[100]));
+    let wrong = lie.clone();
+    let bad = BadRegistry::start(move |r| match r.method.as_str() {
+        "HEAD" => Response::status(200).header("Docker-Content-Digest", &wrong),
+        _ => store.answer(r),
+    });
+    let scratch = Scratch::new();
+    scratch.run(["d-pull", &bad.image("x")]).ok();
+    scratch.run(["d-pull", &bad.image("x")]).fails(65).prints("").err_has(&lie).err_has("HEAD");
+    // One that knows its manifests by tag alone is no liar.
+    let (old, new) = (Store::of(&image(&[200])), Store::of(&image(&[300])));
+    let moved = Arc::new(AtomicBool::new(false));
+    let moves = moved.clone();
+    let bad = BadRegistry::start(move |r| match moves.load(Ordering::SeqCst) {
+        _ if r.path.contains("/manifests/sha256:") => Response::status(404),
+        true => new.answer(r),
+        false => old.answer(r),
+    });
+    scratch.run(["d-pull", &bad.image("x")]).ok().out_has(manifest_of(&image(&[200])).hex());
+    moved.store(true, Ordering::SeqCst);
+    scratch.run(["d-pull", &bad.image("x")]).ok().out_has(manifest_of(&image(&[300])).hex());
 }
 
 #[test]

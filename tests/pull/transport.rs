@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use d_common::digest::Digest;
+use d_common::digest::{Algorithm, Digest};
 use d_tests::Scratch;
 use d_tests::badregistry::{BadRegistry, Request, Response};
 use d_tests::store::Store;
@@ -328,4 +328,27 @@ fn a_blob_with_the_digest_of_another_is_refused() {
     assert_eq!(ranges(&bad).len(), 1);
     let bad = spoiled(|_, _, answer| answer.header("Docker-Content-Digest", &layer().to_string()));
     pulls(&bad);
+    // By another algorithm too, of a blob and of a config.
+    let long = |bytes: &[u8]| Digest::with(Algorithm::Sha512, bytes).to_string();
+    let right = long(&noise(SIZE, 1));
+    let bad = spoiled(move |n, _, answer| {
+        let answer = answer.header("Docker-Content-Digest", &right);
+        if n < 2 { answer.cut(70_000) } else { answer }
+    });
+    pulls(&bad);
+    let wrong = long(b"other");
+    let bad = spoiled(move |_, _, answer| answer.header("Docker-Content-Digest", &wrong));
+    for args in [&[][..], &["-o", "x.tar"]] {
+        let scratch = Scratch::new();
+        let done = scratch.run(["d-pull"]).args(args).arg(bad.image("x")).fails(65);
+        done.prints("").err_has("Docker-Content-Digest is sha512:");
+        assert_eq!(scratch.names("cache/d-utils/.d-pull/partial"), [""; 0]);
+        assert!(!scratch.join("x.tar").exists());
+    }
+    let store = Store::of(&image(&[9]));
+    let bad = BadRegistry::start(move |r| match r.path.contains("/blobs/") {
+        true => store.answer(r).header("Docker-Content-Digest", &long(b"other")),
+        false => store.answer(r),
+    });
+    Scratch::new().run(["d-pull", "--config", &bad.image("x")]).fails(65).err_has("Docker-Content-Digest");
 }
