@@ -239,7 +239,7 @@ impl<'a> Repository<'a> {
             return Ok(base);
         }
         let host = api_host(&self.source.registry);
-        let mut first = None;
+        let mut reason: Option<Trouble> = None;
         for scheme in self.schemes(host)? {
             let url = parse(&format!("{scheme}://{host}/v2/"))?;
             match self.probe(&url)? {
@@ -247,13 +247,18 @@ impl<'a> Repository<'a> {
                     self.http.report.info(format_args!("asking {} at {url}", self.source.registry));
                     return Ok(self.base.get_or_init(|| url));
                 }
-                Probe::Other(trouble) => _ = first.get_or_insert(trouble),
+                // The first says why, but that there is no TLS explains nothing where http was tried as well.
+                Probe::Other(trouble) => {
+                    if matches!(reason, None | Some(Trouble::NoTls(_))) {
+                        reason = Some(trouble);
+                    }
+                }
             }
         }
-        if let Some(Trouble::NoTls(error)) = first {
+        if let Some(Trouble::NoTls(error)) = reason {
             return Err(failure(Exit::Protocol, format!("{error:#}; --insecure allows plain http for it")).into());
         }
-        Err(first.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
+        Err(reason.unwrap_or_else(|| failure(Exit::Protocol, format!("{host} is no registry")).into()))
     }
 
     /// https; without it only this machine and registries that the user calls insecure. A loopback registry is nearly always

@@ -319,6 +319,12 @@ fn a_registry_without_tls_is_no_riddle() {
     done.err_has("does not speak TLS").err_has("--insecure");
     assert_eq!(connections.load(Ordering::SeqCst), 1, "it was tried again");
     scratch.run(["d-pull", "--insecure", &name]).ok();
+    // That it has no TLS explains nothing where http is allowed.
+    let through = scratch.run(["d-pull", "--insecure", &format!("0.0.0.0:{port}/x")]);
+    through
+        .env("http_proxy", "http://127.0.0.1:1")
+        .fails(75)
+        .err_has("through the proxy 127.0.0.1:1: Connection refused");
 }
 
 #[test]
