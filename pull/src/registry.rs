@@ -266,6 +266,7 @@ impl<'a> Repository<'a> {
     fn schemes(&self, host: &str) -> Result<&'static [&'static str]> {
         let loopback = is_loopback(&parse(&format!("http://{host}/"))?);
         Ok(match (loopback, self.source.insecure) {
+            _ if self.source.https => &["https"],
             (true, _) if !self.tls_settings => &["http", "https"],
             (false, false) => &["https"],
             _ => &["https", "http"],

@@ -19,6 +19,8 @@ pub struct Source {
     pub repository: String,
     /// Plain http and any certificate will do.
     pub insecure: bool,
+    /// It is named with `https://`: no http, not even on this machine.
+    pub https: bool,
 }
 
 impl Source {
@@ -30,7 +32,7 @@ impl Source {
     fn at(name: &str, insecure: bool) -> Result<Self> {
         match name.split_once('/') {
             Some((registry, repository)) if !registry.is_empty() && !repository.is_empty() => {
-                Ok(Self { registry: registry.to_owned(), repository: repository.to_owned(), insecure })
+                Ok(Self { registry: registry.to_owned(), repository: repository.to_owned(), insecure, https: false })
             }
             _ => fail!(Exit::Usage, "{name:?} is no HOST[:PORT]/PATH of a registry"),
         }
@@ -104,8 +106,9 @@ impl Registries {
         let full = reference.to_string();
         let mut sources = Vec::new();
         for mirror in mirrors {
-            let (location, insecure) = mirror_location(mirror)?;
-            sources.push(Source::at(&format!("{location}/{}", reference.repository), insecure)?);
+            let (location, scheme) = mirror_location(mirror)?;
+            let source = Source::at(&format!("{location}/{}", reference.repository), scheme == Some("http"))?;
+            sources.push(Source { https: scheme == Some("https"), ..source });
         }
         let candidates = self.0.values().filter_map(|e| Some((matched(&e.prefix, &full)?, e)));
         let Some((length, entry)) = candidates.max_by_key(|(_, e)| e.prefix.len()) else {
@@ -133,20 +136,19 @@ impl Registries {
     }
 }
 
-/// The location that `--mirror` names, `[http[s]://]HOST[:PORT][/PATH]`, and whether it is one without TLS.
+/// The location that `--mirror` names, `[http[s]://]HOST[:PORT][/PATH]`, and its scheme.
 ///
 /// # Errors
 /// [`Exit::Usage`].
-pub fn mirror_location(mirror: &str) -> Result<(&str, bool)> {
-    let (location, insecure) = match mirror.split_once("://") {
-        Some(("http", rest)) => (rest, true),
-        Some(("https", rest)) => (rest, false),
+pub fn mirror_location(mirror: &str) -> Result<(&str, Option<&str>)> {
+    let (location, scheme) = match mirror.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (rest, Some(scheme)),
         Some((scheme, _)) => fail!(Exit::Usage, "--mirror {mirror:?}: no registry is reached by {scheme}://"),
-        None => (mirror, false),
+        None => (mirror, None),
     };
     let location = location.trim_end_matches('/');
     match check_location(location) {
-        Ok(()) => Ok((location, insecure)),
+        Ok(()) => Ok((location, scheme)),
         Err(why) => fail!(Exit::Usage, "--mirror {mirror:?}: {why}"),
     }
 }
@@ -224,9 +226,9 @@ mod tests {
     #[test]
     fn mirrors_are_hosts_and_paths() {
         let of = |mirror| mirror_location(mirror).ok();
-        assert_eq!(of("http://m:5000/"), Some(("m:5000", true)));
-        assert_eq!(of("https://n/cache/a_b/"), Some(("n/cache/a_b", false)));
-        assert_eq!(of("[::1]:5000"), Some(("[::1]:5000", false)));
+        assert_eq!(of("http://m:5000/"), Some(("m:5000", Some("http"))));
+        assert_eq!(of("https://n/cache/a_b/"), Some(("n/cache/a_b", Some("https"))));
+        assert_eq!(of("[::1]:5000"), Some(("[::1]:5000", None)));
         for bad in ["", "http://", "bad host/x y", "m/x y", "m/A", "m//x", "ftp://m", "m:port", "oci:/x"] {
             assert_eq!(of(bad), None, "{bad}");
         }

@@ -328,6 +328,25 @@ fn a_registry_without_tls_is_no_riddle() {
 }
 
 #[test]
+fn a_mirror_that_is_named_with_https_is_asked_by_nothing_else() {
+    let serve = || {
+        let store = Store::of(&image(&[9]));
+        BadRegistry::start(move |r| store.answer(r))
+    };
+    let (mirror, bad) = (serve(), serve());
+    let pull = |scheme: &str| {
+        let location = format!("{scheme}{}", mirror.host());
+        Scratch::new().run(["d-pull", "--mirror", &location, &bad.image("x")]).ok();
+    };
+    pull("https://");
+    assert_eq!((mirror.count("/v2/"), bad.count("/blobs/")), (0, 2));
+    for scheme in ["", "http://"] {
+        pull(scheme);
+    }
+    assert_eq!((mirror.count("/blobs/"), bad.count("/blobs/")), (4, 2));
+}
+
+#[test]
 fn a_blob_with_the_digest_of_another_is_refused() {
     let bad = spoiled(|_, _, answer| answer.header("Docker-Content-Digest", &Digest::of(b"other").to_string()));
     Scratch::new().run(["d-pull", &bad.image("x")]).fails(65).err_has("Docker-Content-Digest");
