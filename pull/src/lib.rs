@@ -156,7 +156,7 @@ fn wanted(context: &Context, refs: &[Reference], locked: Option<&Path>) -> Resul
         any_platform: false,
     };
     if refs.is_empty() {
-        let chosen = pins.iter().filter(|p| !plan.platform_given || p.platform == plan.platform);
+        let chosen = pins.iter().filter(|p| plan.only.as_ref().is_none_or(|only| p.platform == *only));
         return Ok(chosen.map(|p| Ok(of_pin(p))).collect());
     }
     let given = plan.platform_given.then_some(&plan.platform);

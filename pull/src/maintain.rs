@@ -41,7 +41,7 @@ pub fn list(context: &Context, results: Results) -> Result<()> {
         let parsed = entry.reference().parse::<Reference>().ok();
         let Some(reference) = parsed.filter(|r| r.to_string() == entry.reference()) else { continue };
         let Some(platform) = platform_of(&entry) else { continue };
-        if context.plan.platform_given && platform != context.plan.platform {
+        if context.plan.only.as_ref().is_some_and(|only| *only != platform) {
             continue;
         }
         results.listed(&Pin { reference, platform, digest: entry.manifest.digest })?;
@@ -74,9 +74,7 @@ pub fn forget(context: &Context, reference: &Reference) -> Result<()> {
         let gone: HashSet<String> = index
             .entries()
             .into_iter()
-            .filter(|e| {
-                e.reference() == name && (!plan.platform_given || platform_of(e).as_ref() == Some(&plan.platform))
-            })
+            .filter(|e| e.reference() == name && (plan.only.is_none() || platform_of(e) == plan.only))
             .map(|e| e.name)
             .collect();
         found = index.retain(|d| !d.ref_name().is_some_and(|n| gone.contains(n)));

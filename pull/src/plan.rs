@@ -41,6 +41,9 @@ pub struct Plan {
     pub platform: Platform,
     /// Whether the user named it.
     pub platform_given: bool,
+    /// The platform that alone is meant of what is named already, in the cache or a lock file; `D_PLATFORM` does not say so: it
+    /// is a default for pulling.
+    pub only: Option<Platform>,
     /// Blobs fetched at once.
     pub jobs: usize,
     /// When the registry is asked.
@@ -174,6 +177,7 @@ impl Plan {
             Some((name, value)) => value.parse::<Platform>().or_exit(Exit::Usage, || name)?.normal(),
             None => Platform::host().normal(),
         };
+        let only = args.platform.is_some().then(|| platform.clone());
         let creds = match args.creds_fd {
             Some(fd) => Some((fd, the_registry(&action)?)),
             None => None,
@@ -199,6 +203,7 @@ impl Plan {
             cache: cwd.unwrap_or(Path::new("/")).join(cache).components().collect(),
             platform,
             platform_given,
+            only,
             jobs: number("--jobs", args.jobs, "D_JOBS", text("D_JOBS"), 1..=MAX_JOBS, JOBS)?,
             mode: if args.offline { Pull::Never } else { args.pull.unwrap_or(Pull::Always) },
             expire_days: number("--expire", args.expire, "D_EXPIRE", text("D_EXPIRE"), 0..=36_500, EXPIRE_DAYS)?,
@@ -352,9 +357,11 @@ mod tests {
         assert_eq!(cache(&["x", "--cache=./e/"], &[("D_CACHE", "/d")]), Path::new("/cwd/e"));
         let p = plan(&["x"], &[("D_JOBS", "3"), ("D_EXPIRE", "0"), ("D_PLATFORM", "linux/aarch64")]).unwrap();
         assert_eq!((p.jobs, p.expire_days, p.platform.to_string().as_str()), (3, 0, "linux/arm64"));
+        assert_eq!((p.platform_given, p.only), (true, None));
         let p = plan(&["x", "-j2", "--expire", "7", "--platform=linux/s390x"], &[("D_JOBS", "3"), ("D_EXPIRE", "9")])
             .unwrap();
         assert_eq!((p.jobs, p.expire_days, p.platform.to_string().as_str()), (2, 7, "linux/s390x"));
+        assert_eq!(p.only, Some(p.platform));
         assert_eq!(plan(&["x"], &[("D_JOBS", "")]).unwrap().jobs, JOBS);
         let p =
             plan(&["x", "-qq", "-j2", "--jobs=4", "--mirror", "m", "--mirror=n", "--digest", "--digest"], &[]).unwrap();

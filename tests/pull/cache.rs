@@ -357,4 +357,12 @@ fn what_is_listed_is_of_the_platform_that_is_asked_for() {
     let here = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
     scratch.run(["d-pull", "--list", "--platform", here]).ok().out_has(here);
     scratch.run(["d-pull", "--list", "--platform", "linux/s390x"]).ok().prints("");
+    // The variable is a default for pulling.
+    let other = |args: &[&str]| scratch.run(["d-pull"]).args(args).env("D_PLATFORM", "linux/s390x");
+    scratch.run(["d-pull", "--write-lock=lock", &bad.image("x")]).ok();
+    other(&["--list"]).ok().out_has(here);
+    other(&["--locked=lock"]).ok().out_has("/");
+    other(&["--locked=lock", "--platform=linux/s390x"]).ok().prints("");
+    other(&["--locked=lock", &bad.image("x")]).fails(66);
+    other(&["--forget", &bad.image("x")]).ok();
 }
