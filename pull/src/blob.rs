@@ -97,14 +97,15 @@ struct Download<'a> {
 }
 
 impl Fetcher<'_> {
-    /// Brings a blob into the cache, unless it is there. `growth` is told of each new byte.
+    /// Brings a blob into the cache, unless it is there. `growth` is told of each new byte, and of a good end; of a bad one by
+    /// the caller, who keeps the reason first.
     ///
     /// # Errors
     /// [`Exit::Data`] when it is not what its descriptor says; what the registry and the network say; a full disk.
     pub fn fetch(&self, blob: &Descriptor, growth: Option<&Growth>) -> Result<()> {
         let outcome = self.fetch_unless_there(blob, growth);
-        if let Some(growth) = growth {
-            growth.finish(outcome.is_ok());
+        if let (Some(growth), Ok(())) = (growth, &outcome) {
+            growth.finish(true);
         }
         outcome
     }

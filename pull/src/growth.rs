@@ -55,6 +55,12 @@ impl Growth {
         if state.len > offset && state.done != Some(false) { Grown::To(state.len) } else { Grown::Failed }
     }
 
+    /// Waits for the end, and says whether it was good.
+    pub fn ended_well(&self) -> bool {
+        let state = self.changed.wait_while(self.lock(), |s| s.done.is_none()).unwrap_or_else(PoisonError::into_inner);
+        state.done == Some(true)
+    }
+
     /// The file, once it is published.
     pub fn file(&self) -> Option<File> {
         self.lock().file.as_ref().and_then(|f| f.try_clone().ok())
@@ -84,6 +90,7 @@ mod tests {
         whole.publish(tempfile::tempfile().unwrap(), 3);
         whole.finish(true);
         assert_eq!(whole.beyond(1), Grown::To(3));
+        assert!(whole.ended_well() && !growth.ended_well());
         assert!(whole.file().is_some());
     }
 }

@@ -193,6 +193,10 @@ fn write_archive(
     for (blob, growth) in blobs.iter().zip(growths) {
         archive.blob(blob, growth)?;
     }
+    // A blob may fail when all its bytes are there already.
+    if !growths.iter().all(Growth::ended_well) {
+        fail!(Exit::Data, "the archive ends early: a blob failed");
+    }
     archive.finish()?;
     Ok(())
 }
