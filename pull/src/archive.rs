@@ -76,8 +76,13 @@ impl<W: Write> Archive<W> {
             self.write(&buffer[..n])?;
             offset += n as u64;
         }
-        if hasher.finish() != blob.digest {
-            fail!(Exit::Data, "blob {} changed while it was written to the archive", blob.digest);
+        let found = hasher.finish();
+        if found != blob.digest {
+            let digest = &blob.digest;
+            fail!(
+                Exit::Data,
+                "blob {digest} does not match its digest: it is {found}; d-pull --fsck removes it if it is damaged"
+            );
         }
         self.pad(blob.size)
     }

@@ -32,6 +32,10 @@ fn cache(context: &Context) -> Row {
     let Some(there) = path.ancestors().find(|p| p.exists()) else {
         return Row::no("cache", path.display().to_string(), "choose another folder with --cache or D_CACHE");
     };
+    if !there.is_dir() {
+        let found = format!("{} is no folder", there.display());
+        return Row::no("cache", found, "choose another folder with --cache or D_CACHE").needed();
+    }
     let writable = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     let row = match (writable, free(there)) {
         (Ok(()), free) => Row::yes("cache", format!("{}, {free} free", path.display())),

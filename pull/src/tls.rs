@@ -2,6 +2,7 @@
 //! `--cert-dir` and certs.d (containers-certs.d(5)), or, with `--insecure`, anyone.
 
 use std::collections::HashSet;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,6 +20,14 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 
 /// Largest certificate or key file that is read, in bytes.
 const MAX_PEM: u64 = 1 << 20;
+
+/// Where systems keep their authorities: Debian and Alpine, Fedora, SUSE, and others.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// What is known of one host's certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +121,19 @@ pub fn nobody() -> Result<ClientConfig> {
 /// The authorities of the system, read once.
 fn system_roots() -> &'static [CertificateDer<'static>] {
     static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
-    ROOTS.get_or_init(|| rustls_native_certs::load_native_certs().certs)
+    ROOTS.get_or_init(|| {
+        // Empty is as good as unset, which rustls-native-certs does not know of this one.
+        if env::var_os("SSL_CERT_FILE").is_none_or(|file| !file.is_empty()) {
+            return rustls_native_certs::load_native_certs().certs;
+        }
+        let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
+        let folders: Vec<PathBuf> = env::split_paths(&folders).filter(|f| !f.as_os_str().is_empty()).collect();
+        let of = |file, folder| rustls_native_certs::load_certs_from_paths(file, folder).certs;
+        match folders.as_slice() {
+            [] => of(BUNDLES.map(Path::new).into_iter().find(|f| f.exists()), None),
+            folders => folders.iter().flat_map(|folder| of(None, Some(folder))).collect(),
+        }
+    })
 }
 
 /// How many certificate authorities the system has.

@@ -91,6 +91,15 @@ fn fsck_tells_what_it_cannot_read_and_goes_on() {
 }
 
 #[test]
+fn a_damaged_layer_is_no_part_of_an_archive() {
+    let (scratch, _bad, name) = pulled();
+    fs::write(blob(&scratch, &Digest::of(&noise(1000, 1))), noise(1000, 5)).unwrap();
+    let done = scratch.run(["d-pull", "-o", "x.tar", &name]).fails(65);
+    done.err_has("does not match its digest").err_has("--fsck");
+    assert!(!scratch.join("x.tar").exists());
+}
+
+#[test]
 fn a_cache_that_may_not_be_read_is_77() {
     let (scratch, _bad, name) = pulled();
     let (all, of_blobs) = (["--list", "--gc", "--fsck", "--offline", "--forget"], ["--gc", "--fsck", "--offline"]);

@@ -321,6 +321,21 @@ fn a_cached_image_costs_no_tls_client() {
 }
 
 #[test]
+fn check_says_what_the_cache_and_the_authorities_are() {
+    let scratch = Scratch::new();
+    scratch.write("file", "");
+    let done = scratch.run(["d-pull", "--check", "--cache", "file"]).code(69);
+    done.out_has("file is no folder");
+    if fs::exists("/etc/ssl/certs/ca-certificates.crt").unwrap() {
+        let check = |file: &str| scratch.run(["d-pull", "--check"]).env("SSL_CERT_FILE", file).done();
+        check("")
+            .out_has(" certificate authorities")
+            .expect(!check("").out().contains("no certificate"), "the system's");
+        check("/nowhere").out_has("no certificate authorities");
+    }
+}
+
+#[test]
 fn a_closed_stdout_is_no_success() {
     let (scratch, bad) = (Scratch::new(), serve(Store::of(&image(&[100]))));
     let name = bad.image("x");
