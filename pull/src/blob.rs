@@ -11,9 +11,11 @@ use d_common::digest::{Digest, Hasher};
 use d_common::exit::{Exit, OrExit, exit_of, failure};
 use d_common::fail;
 use d_common::image::Descriptor;
+use d_common::layout::{open_file, unopened};
 use d_common::report::{Report, chain};
 use reqwest::blocking::Response;
 use reqwest::{StatusCode, Url, header};
+use rustix::fs::OFlags;
 
 use crate::cache::Cache;
 use crate::growth::Growth;
@@ -141,7 +143,7 @@ impl Fetcher<'_> {
     fn publish(&self, blob: &Descriptor, growth: Option<&Growth>) -> Result<()> {
         let Some(growth) = growth else { return Ok(()) };
         let path = self.cache.layout.blob_path(&blob.digest);
-        let file = std::fs::File::open(&path).or_exit(Exit::Io, || format!("cannot open {}", path.display()))?;
+        let file = open_file(&path, OFlags::empty()).map_err(|e| unopened(e, &path))?;
         growth.publish(file, blob.size);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use d_common::digest::Digest;
-use d_common::exit::{Exit, OrExit, exit_of, failure};
+use d_common::exit::{Exit, OrExit, caused, exit_of, failure};
 use d_common::fail;
 use d_common::image::Descriptor;
 use d_common::report::chain;
@@ -41,9 +41,14 @@ impl<'a> Finder<'a> {
             // What has a digest cannot be newer elsewhere.
             (Ok(image), _) if pinned => Ok(image),
             (Ok(image), PullMode::Never | PullMode::Missing) => Ok(image),
-            (Err(error), PullMode::Never) if exit_of(&error) == Exit::NotAllowed => Err(error),
-            (Err(_), PullMode::Never) => {
-                Err(failure(Exit::NotFound, format!("{} is not in the cache (--offline)", self.wanted.reference)))
+            (Err(error), PullMode::Never) => {
+                let message = format!("{} is not in the cache (--offline)", self.wanted.reference);
+                Err(match exit_of(&error) {
+                    Exit::NotAllowed => error,
+                    Exit::NotFound => failure(Exit::NotFound, message),
+                    // It is there, but damaged.
+                    _ => caused(Exit::NotFound, message, error),
+                })
             }
             (Ok(image), PullMode::Newer) => self.ask(Some(&image)).or_else(|error| {
                 if exit_of(&error) != Exit::TryAgain {

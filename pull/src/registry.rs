@@ -151,7 +151,10 @@ impl<'a> Repository<'a> {
         })?;
         match said {
             Some(said) if said.algorithm() != digest.algorithm() => {
-                agree(&said, &Digest::with(said.algorithm(), &bytes)).map(|()| bytes)
+                agree(&said, &Digest::with(said.algorithm(), &bytes)).or_exit(Exit::Data, || {
+                    format!("blob {digest} of {} is not what it should be", self.source.name())
+                })?;
+                Ok(bytes)
             }
             _ => Ok(bytes),
         }

@@ -50,6 +50,7 @@ fn fsck_tells_what_it_cannot_read_and_goes_on() {
     mode(&layer, "0");
     scratch.run(["d-pull", "--fsck"]).fails(65).out_has("cannot be read: Permission denied");
     assert!(layer.exists());
+    scratch.run(["d-pull", "-o", "x.tar", &name]).fails(77).err_has("Permission denied");
     scratch.run(["d-pull", "--list"]).ok().out_has(&name);
     mode(&layer, "u+rw");
     // A manifest that is unreadable may need anything, and may be whole.
@@ -86,6 +87,8 @@ fn fsck_tells_what_it_cannot_read_and_goes_on() {
     scratch.run(["d-pull", &name]).ok();
     assert_eq!(fs::read(&manifest).unwrap(), whole);
     fs::write(&manifest, noise(whole.len(), 1)).unwrap();
+    let done = scratch.run(["d-pull", "--offline", &name]).fails(66);
+    done.err_has("not in the cache (--offline): ").err_has("is damaged").err_has("--fsck");
     scratch.run(["d-pull", &name]).ok();
     assert_eq!(fs::read(&manifest).unwrap(), whole);
 }
