@@ -62,7 +62,7 @@ impl Results {
     /// Those of stdout.
     pub fn broken(self, what: &str, why: &str) -> Result<()> {
         // The names are other tools' too.
-        self.print(format!("{} {why}", word(what)).as_bytes(), || json!({"broken": what, "reason": why}))
+        self.print(format!("{} {why}", word(what)).as_bytes(), || json!({"broken": printable(what), "reason": why}))
     }
 
     /// Bytes as they are.
