@@ -237,14 +237,16 @@ fn excluded_names_of_a_file_leave_the_others() {
     ];
     // Its heir is replaced by the next layer, which names the file once more.
     let second = vec![E::file("a", "new"), E::file(".wh.b", ""), E::hard_link("c", "t"), E::hard_link("d", "u")];
-    let image = image([first, second]);
+    // Its heir is replaced by a file that gets the heir's inode number where the filesystem is quick about it.
+    let third = vec![E::file("v/t", "kept"), E::hard_link("e", "v/t"), E::file("e", "new"), E::hard_link("f", "v/t")];
+    let image = image([first, second, third]);
     let manifest = image.write(&scratch.join("image"));
     let run = || scratch.run(["d-unpack", "-v", "--exclude=t", "--exclude=/u"]);
     let done = run().arg(&manifest).arg("x").ok();
     done.expect(!done.err().contains("hard links"), "no warning");
     run().arg("-").arg("piped").stdin(image.archive()).ok();
     for dir in ["x", "piped"] {
-        assert_eq!(tree(&scratch, dir), "a2=other a=new c=text d=text s->t", "{dir}");
+        assert_eq!(tree(&scratch, dir), "a2=other a=new c=text d=text e=new f=kept s->t", "{dir}");
         let file = |name: &str| fs::symlink_metadata(scratch.join(dir).join("rootfs").join(name)).unwrap();
         assert_eq!((file("c").mode() & 0o7777, file("c").ino()), (0o4750, file("d").ino()), "{dir}");
     }

@@ -26,6 +26,10 @@ fn owners_are_those_of_the_layer_inside() {
     let layer = || vec![E::dir("d").owner(7, 8), E::file("d/f", "").owner(33, 44), E::symlink("l", "x").owner(5, 6)];
     let root = unpack(&scratch, "subid", &[], layer());
     assert_eq!(find(&scratch, &root, "%P %U %G"), ["d 7 8", "d/f 33 44", "l 5 6"]);
+    let fifo = E { mode: 0o6710, ..E::of_kind("p", d_tests::tar::kind::FIFO).owner(5, 6) };
+    let other = Scratch::new();
+    let fifo = unpack(&other, "subid", &[], vec![fifo]);
+    assert_eq!(find(&other, fifo, "%P %m %U %G"), ["p 6710 5 6"]);
     assert_eq!(fs::symlink_metadata(root.parent().unwrap()).unwrap().uid(), rustix::process::geteuid().as_raw());
     let root = unpack(&scratch, "single", &[], layer());
     let me = rustix::process::geteuid().as_raw();

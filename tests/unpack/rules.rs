@@ -29,9 +29,11 @@ fn layers_give<const N: usize>(layers: [Vec<E>; N], expected: &str) {
 #[track_caller]
 fn is_refused<const N: usize>(layers: [Vec<E>; N], words: &str) {
     let scratch = Scratch::new();
-    let manifest = image(layers).write(&scratch.join("image"));
+    let image = image(layers);
+    let manifest = image.write(&scratch.join("image"));
     let before = scratch.names("");
     scratch.run(["d-unpack", "-q"]).arg(&manifest).arg("c").fails(65).err_has(words);
+    scratch.run(["d-unpack", "-q", "-", "c"]).stdin(image.archive()).fails(65).err_has(words);
     assert_eq!(scratch.names(""), before, "nothing is left");
 }
 
@@ -59,6 +61,41 @@ fn a_whiteout_spares_its_own_layer_before_and_after() {
     layers_give([base(), vec![d("a"), f("a/z", "new"), f(".wh.a", "")]], "a/ a/z=new");
     // A directory that only its content makes this layer's.
     layers_give([base(), vec![f("a/z", "new"), f(".wh.a", "")]], "a/ a/z=new");
+}
+
+/// A directory that goes leaves its inode's number to the next one (at once on ext4), and what was remembered of it.
+#[test]
+fn a_removed_directory_of_the_same_layer_leaves_nothing_behind() {
+    let base = || vec![d("B"), d("B/A"), f("B/A/low", "1")];
+    for (gone, shown) in [(E::symlink("C", "x"), "C->x"), (f("C", "x"), "C=x")] {
+        for whiteout in ["B/.wh.A", ".wh.B", "B/.wh..wh..opq"] {
+            let layer = vec![d("C"), gone.clone(), f("B/A/s/own", "2"), f(whiteout, "")];
+            layers_give([base(), layer], &format!("B/ B/A/ B/A/s/ B/A/s/own=2 {shown}"));
+        }
+    }
+    // Parents that are made for a file which a later layer replaces are this layer's all the same.
+    layers_give([base(), vec![f("B/A/x", ""), f("B/.wh.A", "")], vec![f("B/A/.wh.x", "")]], "B/ B/A/");
+}
+
+/// A directory that replaces a link on its own path is not where that path leads then.
+#[test]
+fn a_directory_may_replace_a_link_that_leads_to_it() {
+    layers_give([vec![E::symlink("B", "/"), d("B/B"), f("B/B/x", "1")]], "B/ B/B/ B/B/x=1");
+}
+
+/// What a later layer replaces is left out, but what fits nowhere is refused as through a pipe.
+#[test]
+fn what_is_left_out_is_as_impossible_as_what_is_made() {
+    let whiteout = || vec![f(".wh.b", "")];
+    let linked = |layer: Vec<E>| [vec![E::symlink("l", "b")], layer, vec![f(".wh.b", ""), f("n", "")]];
+    is_refused([vec![f("b", "1"), f("b/c", "2")], whiteout()], "b/c");
+    is_refused([vec![d("b")], vec![f("b", "1"), f("b/c", "2")], whiteout()], "b/c");
+    is_refused([vec![f("b", "1"), E::hard_link("b/c", "b")], whiteout()], "b/c");
+    is_refused(linked(vec![f("b", "1"), f("l/c", "2")]), "l/c");
+    is_refused([vec![E::hard_link("b", "nowhere")], whiteout()], "nowhere");
+    is_refused([vec![f("b", "1")], vec![f("b/c", "2")], whiteout()], "b/c");
+    layers_give([vec![f("b", "1"), d("b"), f("b/c", "2")], whiteout()], "");
+    layers_give([vec![f("x", "1"), E::hard_link("b", "x")], whiteout()], "x=1");
 }
 
 #[test]

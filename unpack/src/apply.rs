@@ -4,7 +4,7 @@
 //! replaces anything else, a symlink too. Hard links are found beneath the root like every other path.
 
 use std::fs::File;
-use std::io::{BufRead, Seek, SeekFrom, Write};
+use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use d_common::fail;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use crate::carried::reading;
+use crate::content::{copy, copy_sparse};
 use crate::entry::{Change, Place, normal};
 use crate::exclude::Exclude;
 use crate::identity::Identity;
@@ -22,7 +22,7 @@ use crate::notes::Notes;
 use crate::rootfs::{Found, Missing, Tree, failed, timespec};
 use crate::spared::Spared;
 use crate::survey::Fate;
-use crate::tar::{Budget, Entry, Input, Kind, Reader, Sparse, Time};
+use crate::tar::{Budget, Entry, Input, Kind, Reader, Time};
 use crate::whiteout::{Touched, status};
 
 /// overlayfs' mark of a directory that hides what is below it.
@@ -86,7 +86,7 @@ impl<'a> Applier<'a> {
         while let Some(entry) = archive.read_entry()? {
             let path = || format!("entry {}", String::from_utf8_lossy(&entry.path));
             self.entry(&entry, &mut archive, fate).with_context(path)?;
-            if self.whiteouts == Whiteouts::Keep && self.tree.has_made_parents {
+            if self.whiteouts == Whiteouts::Keep && !self.tree.made.is_empty() {
                 // A lower layer may have that directory otherwise, or a symlink in its place.
                 return Err(failure(Exit::Data, "the layer has no entry for a directory that it needs"))
                     .with_context(path);
@@ -113,6 +113,7 @@ impl<'a> Applier<'a> {
     /// # Errors
     /// As [`Applier::layer`].
     pub fn entry(&mut self, entry: &Entry, data: &mut dyn BufRead, fate: &mut Fate<'_>) -> Result<()> {
+        self.tree.start_entry();
         match Change::of(&entry.path)? {
             Change::Ignore => Ok(()),
             Change::Root => self.root(entry),
@@ -142,16 +143,38 @@ impl<'a> Applier<'a> {
     fn put(&mut self, place: &Place, entry: &Entry, data: &mut dyn BufRead, fate: &mut Fate<'_>) -> Result<()> {
         let dir = self.parent(place, entry)?;
         let name = place.name.as_slice();
+        fate.check_made(&self.tree.made)?;
         if entry.kind == Kind::Directory {
             return self.directory(&dir, name, &place.path(), entry);
         }
-        if dir.is_literal && fate.is_doomed(place, entry.kind) {
-            return Ok(());
+        if dir.is_literal && fate.dooms(place, entry.kind) && self.is_spare(&dir, name)? {
+            return self.leave_out(&dir, place, entry, fate);
         }
         if entry.kind == Kind::HardLink {
             return self.hard_link(&dir, name, entry, fate);
         }
         self.non_directory(&dir, name, entry, data)
+    }
+
+    /// Whether `name` in `dir` stays no directory without what is to be put there: what comes beneath it must fail all the same.
+    fn is_spare(&self, dir: &Found, name: &[u8]) -> Result<bool> {
+        let there = status(dir, name).map_err(|e| failed(e, "look at", name))?;
+        let kind = there.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        Ok(!matches!(kind, Some(FileType::Directory | FileType::Symlink)))
+    }
+
+    /// Makes nothing of what a later layer replaces, and refuses what would be refused.
+    fn leave_out(&mut self, dir: &Found, place: &Place, entry: &Entry, fate: &mut Fate<'_>) -> Result<()> {
+        if entry.kind == Kind::HardLink {
+            let path = normal(&entry.link)?;
+            if !self.exclude.matches(&path) && !fate.has_left_out(&path) {
+                self.link_target(&path, fate)?;
+            }
+        } else {
+            self.identity.owner(entry.uid, entry.gid)?;
+        }
+        fate.leave_out(place);
+        self.touched.add(&mut self.tree, dir, &place.name)
     }
 
     /// Anything that is neither a directory nor a link to something else.
@@ -210,6 +233,10 @@ impl<'a> Applier<'a> {
         })?;
         if dir.is_setgid.get() || self.identity.owner(entry.uid, entry.gid)?.is_some_and(|o| o != self.identity.me) {
             set_owner_at(dir.change(), name, entry, self.identity, &mut self.notes)?;
+            if entry.kind == Kind::Fifo && entry.mode & 0o7000 != 0 {
+                // chown(2) clears these bits.
+                self.notes.mode(rustix::fs::chmodat(dir.change(), name, mode, AtFlags::empty()), &entry.path)?;
+            }
         }
         let times = times(self.rules.mtime(entry));
         let set = rustix::fs::utimensat(dir.change(), name, &times, AtFlags::SYMLINK_NOFOLLOW);
@@ -218,15 +245,25 @@ impl<'a> Applier<'a> {
 
     fn hard_link(&mut self, dir: &Found, name: &[u8], entry: &Entry, fate: &mut Fate<'_>) -> Result<()> {
         let path = normal(&entry.link)?;
-        let shown = String::from_utf8_lossy(&path).into_owned();
         if self.exclude.matches(&path) {
             return self.link_to_excluded(dir, name, &path, entry);
         }
-        let Some(target) = Place::of(&path) else { fail!(Exit::Data, "a hard link to the root directory") };
+        let (there, target) = self.link_target(&path, fate)?;
+        if there.inode != dir.inode || target.name != name {
+            let link = || rustix::fs::linkat(&*there, &*target.name, dir.change(), name, AtFlags::empty());
+            self.make(dir, name, entry, |_| link())?;
+        }
+        self.touched.add(&mut self.tree, dir, name)
+    }
+
+    /// What a hard link to `path` links to: the directory that it is in, and its place.
+    fn link_target(&mut self, path: &[u8], fate: &Fate<'_>) -> Result<(Found, Place)> {
+        let shown = String::from_utf8_lossy(path);
+        let Some(target) = Place::of(path) else { fail!(Exit::Data, "a hard link to the root directory") };
         fate.check_link(&target)?;
         let there = self.tree.dir(&target.dir, Missing::Leave)?;
         let status = there.as_ref().map(|dir| status(dir, &target.name)).transpose();
-        let status = status.map_err(|e| failed(e, "look at", &path))?.flatten();
+        let status = status.map_err(|e| failed(e, "look at", path))?.flatten();
         let (Some(there), Some(status)) = (there, status) else {
             fail!(Exit::Data, "a hard link to {shown}, which is not there");
         };
@@ -234,13 +271,8 @@ impl<'a> Applier<'a> {
             FileType::Directory => fail!(Exit::Data, "a hard link to the directory {shown}"),
             // This layer's whiteout.
             FileType::CharacterDevice => fail!(Exit::Data, "a hard link to {shown}, which is deleted"),
-            _ => {}
+            _ => Ok((there, target)),
         }
-        if there.inode != dir.inode || target.name != name {
-            let link = || rustix::fs::linkat(&*there, &*target.name, dir.change(), name, AtFlags::empty());
-            self.make(dir, name, entry, |_| link())?;
-        }
-        self.touched.add(&mut self.tree, dir, name)
     }
 
     /// A hard link to an excluded file: the first becomes that file, the others links to the first.
@@ -253,6 +285,7 @@ impl<'a> Applier<'a> {
             return Ok(());
         };
         if let Some((heir, inode)) = self.spared.heir(&kept)
+            && self.tree.is_watched(*inode)
             && let Some(place) = Place::of(heir)
             && let Some(there) = self.tree.dir(&place.dir, Missing::Leave)?
             && status(&there, &place.name).is_ok_and(|stat| stat.is_some_and(|stat| stat.st_ino == *inode))
@@ -267,8 +300,10 @@ impl<'a> Applier<'a> {
         let mut data = kept.data()?;
         self.non_directory(dir, name, &file, &mut data)?;
         let made = status(dir, name).map_err(|e| failed(e, "look at", &entry.path))?;
-        if let Some(made) = made {
-            self.spared.set_heir(&kept, normal(&entry.path)?, made.st_ino);
+        if let Some(made) = made
+            && self.spared.set_heir(&kept, normal(&entry.path)?, made.st_ino)
+        {
+            self.tree.watch(made.st_ino);
         }
         Ok(())
     }
@@ -276,7 +311,7 @@ impl<'a> Applier<'a> {
     fn directory(&mut self, dir: &Found, name: &[u8], path: &[u8], entry: &Entry) -> Result<()> {
         let mode = self.rules.mode(entry) & !(Mode::SUID | Mode::SGID);
         let make = || rustix::fs::mkdirat(dir.change(), name, if self.identity.is_mighty { mode } else { Mode::RWXU });
-        let mut replaces_whiteout = false;
+        let (mut replaces_whiteout, mut replaces_link) = (false, false);
         let is_fresh = match make() {
             Ok(()) => true,
             Err(Errno::EXIST) => {
@@ -286,6 +321,7 @@ impl<'a> Applier<'a> {
                     Some(stat) => {
                         // What the whiteout hid stays hidden.
                         replaces_whiteout = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+                        replaces_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
                         self.tree.remove(dir, name, &stat).context("cannot replace what is there")?;
                         make().map_err(|e| failed(e, "create", path))?;
                         true
@@ -303,7 +339,12 @@ impl<'a> Applier<'a> {
             self.overlay_opaque(path, entry)?;
         }
         self.directory_metadata(&made, path, entry, is_fresh)?;
-        self.touched.add_child(&mut self.tree, dir, &made)
+        self.touched.add_child(&mut self.tree, dir, &made)?;
+        if replaces_link && !dir.is_literal {
+            // The link may have been on the very path, which does not lead here any more: `B -> /`, then the directory B/B.
+            self.tree.forget();
+        }
+        Ok(())
     }
 
     fn directory_metadata(&mut self, dir: &Found, path: &[u8], entry: &Entry, is_fresh: bool) -> Result<()> {
@@ -367,44 +408,5 @@ impl<'a> Applier<'a> {
         let dir = self.tree.dir(path, missing)?.ok_or_else(|| failed(Errno::NOENT, "enter", path))?;
         let set = rustix::fs::fsetxattr(dir.as_fd(), OPAQUE, b"y", rustix::fs::XattrFlags::empty());
         set.map_err(|e| failed(e, "mark as opaque", path))
-    }
-}
-
-/// Copies `size` bytes of `data`.
-fn copy(data: &mut dyn BufRead, file: &mut File, size: u64, path: &[u8]) -> Result<()> {
-    let mut left = size;
-    while left > 0 {
-        let buffer = data.fill_buf().map_err(reading)?;
-        if buffer.is_empty() {
-            fail!(Exit::Data, "its data ends {left} bytes early");
-        }
-        let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        file.write_all(&buffer[..len])
-            .map_err(|e| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO), "write", path))?;
-        data.consume(len);
-        left -= len as u64;
-    }
-    Ok(())
-}
-
-fn copy_sparse(data: &mut dyn BufRead, file: &mut File, sparse: &Sparse, path: &[u8]) -> Result<()> {
-    let cannot = |e: std::io::Error| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO), "write", path);
-    file.set_len(sparse.real_size).map_err(cannot)?;
-    for &(offset, length) in &sparse.extents {
-        file.seek(SeekFrom::Start(offset)).map_err(cannot)?;
-        copy(data, file, length, path)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_that_ends_early_is_an_error_and_no_endless_loop() {
-        let mut file = tempfile::tempfile().unwrap();
-        assert!(copy(&mut &b"abc"[..], &mut file, 3, b"f").is_ok());
-        assert!(copy(&mut &b"abc"[..], &mut file, 4, b"f").unwrap_err().to_string().contains("1 bytes early"));
     }
 }

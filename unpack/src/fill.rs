@@ -2,9 +2,10 @@
 //! out where all layers are at hand.
 
 use std::cell::LazyCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::Receiver;
 
@@ -59,8 +60,7 @@ pub fn rootfs(
             let survey = LazyCell::new(|| Survey::make(&layers, &plan.exclude, report));
             match at_hand(&layers, &mut applier, &survey, &mut budget, &progress, report) {
                 Err(error) if error.is::<Surprise>() => {
-                    report
-                        .info("a hard link wants a file that a later layer replaces: starting again without a survey");
+                    report.info("an entry needs a file that a later layer replaces: starting again without a survey");
                     drop(applier);
                     hidden.remove(ROOTFS)?;
                     applier = start()?;
@@ -109,10 +109,12 @@ fn at_hand(
     report: &Report,
 ) -> Result<()> {
     let count = layers.len();
+    let mut left_out = HashSet::new();
     each_at_hand(layers, |mut stream, number| {
         progress.layer(number, count);
-        let mut fate = survey.of(number - 1);
+        let mut fate = survey.of(number - 1, mem::take(&mut left_out));
         applier.layer(&mut stream, &mut fate, budget)?;
+        left_out = mem::take(&mut fate.left_out);
         report.info(format!("layer {number} of {count}: {} files left out that a later one replaces", fate.doomed));
         Ok(())
     })

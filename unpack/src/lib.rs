@@ -17,6 +17,7 @@ pub mod check;
 pub mod circle;
 pub mod compression;
 pub mod config;
+pub mod content;
 pub mod delete;
 pub mod describe;
 pub mod entry;

@@ -5,7 +5,7 @@
 //! it back when it is closed: what comes and goes in a directory leaves no trace, in bounded memory.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::mem;
@@ -135,12 +135,14 @@ pub struct Tree {
     handles: HashMap<Vec<u8>, Found>,
     /// The same directory may be reached by several paths; there is one handle of it, since two would remember two mtimes.
     inodes: HashMap<u64, Weak<Dir>>,
-    /// Whether a directory was made without an entry of its own.
-    pub has_made_parents: bool,
-    /// Directories with a mode that would lock out a process that permission bits bind: path, inode and mode.
-    late_modes: BTreeMap<Vec<u8>, (u64, Mode)>,
+    /// Directories that were made without an entry of their own, since [`Tree::start_entry`]: inode and name.
+    pub made: Vec<(u64, Vec<u8>)>,
+    /// Directories with a mode that would lock out a process that permission bits bind, by inode: path and mode.
+    late_modes: HashMap<u64, (Vec<u8>, Mode)>,
     /// About how much memory these take, in bytes.
     late_bytes: usize,
+    /// Inodes of files that have not been removed since somebody asked: another file may have the number of one that was.
+    watched: HashSet<u64>,
 }
 
 impl Tree {
@@ -152,10 +154,16 @@ impl Tree {
             owner,
             handles: HashMap::new(),
             inodes: HashMap::new(),
-            has_made_parents: false,
-            late_modes: BTreeMap::new(),
+            made: Vec::new(),
+            late_modes: HashMap::new(),
             late_bytes: 0,
+            watched: HashSet::new(),
         }
+    }
+
+    /// A new entry begins.
+    pub fn start_entry(&mut self) {
+        self.made.clear();
     }
 
     /// The directory at `path` (symlinks in it are followed beneath the root); `None` if it is not there and is to be left so.
@@ -208,8 +216,9 @@ impl Tree {
         if !matches!(name, b"" | b"." | b"..") {
             match rustix::fs::mkdirat(dir.change(), name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
-                    self.has_made_parents = true;
                     let made = self.child(&dir, name, path)?;
+                    self.made.push((made.inode, name.to_vec()));
+                    self.forget_mode(made.inode);
                     if let Some((uid, gid)) = self.owner {
                         rustix::fs::fchown(&made, Some(uid), Some(gid)).map_err(cannot)?;
                     }
@@ -275,15 +284,27 @@ impl Tree {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 self.forget();
+                self.watched.clear();
                 remove::tree(dir.change(), name)
             }
             kind => {
+                self.watched.remove(&stat.st_ino);
                 if kind == FileType::Symlink {
                     self.forget();
                 }
                 Ok(rustix::fs::unlinkat(dir.change(), name, AtFlags::empty())?)
             }
         }
+    }
+
+    /// Says from now on whether the file with this inode was removed.
+    pub fn watch(&mut self, inode: u64) {
+        self.watched.insert(inode);
+    }
+
+    /// Whether it is there, by a name that it had. One that went with a directory may as well be taken for gone.
+    pub fn is_watched(&self, inode: u64) -> bool {
+        self.watched.contains(&inode)
     }
 
     /// Gives the directory at `path` its mode. Where permission bits bind this process (`is_bound`), a mode that would keep it
@@ -293,17 +314,21 @@ impl Tree {
     /// fchmod(2)'s.
     pub fn set_mode(&mut self, path: &[u8], dir: &Dir, mode: Mode, is_bound: bool) -> Result<(), Errno> {
         let mut now = mode;
-        let bytes = path.len() + LATE_MODE;
-        if self.late_modes.remove(path).is_some() {
-            self.late_bytes -= bytes;
-        }
+        self.forget_mode(dir.inode);
         if is_bound && !mode.contains(Mode::RWXU) {
-            self.late_modes.insert(path.to_vec(), (dir.inode, mode));
-            self.late_bytes += bytes;
+            self.late_modes.insert(dir.inode, (path.to_vec(), mode));
+            self.late_bytes += path.len() + LATE_MODE;
             now |= Mode::RWXU;
         }
         dir.is_setgid.set(mode.contains(Mode::SGID));
         rustix::fs::fchmod(dir, now)
+    }
+
+    /// The directory with this inode has no mode that is still to come: it has another one now, or is not the one that had it.
+    fn forget_mode(&mut self, inode: u64) {
+        if let Some((path, _)) = self.late_modes.remove(&inode) {
+            self.late_bytes -= path.len() + LATE_MODE;
+        }
     }
 
     /// Whether more modes come into force at the end than can be remembered.
@@ -318,7 +343,9 @@ impl Tree {
     pub fn finish(&mut self) -> Result<()> {
         self.forget();
         // Children come before their parents.
-        for (path, (inode, mode)) in mem::take(&mut self.late_modes).into_iter().rev() {
+        let mut late_modes: Vec<_> = mem::take(&mut self.late_modes).into_iter().collect();
+        late_modes.sort_unstable_by(|(_, (one, _)), (_, (other, _))| other.cmp(one));
+        for (inode, (path, mode)) in late_modes {
             if let Ok(found) = self.find(&path)
                 && found.inode == inode
             {

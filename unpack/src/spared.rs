@@ -140,10 +140,12 @@ impl Spared {
         self.heirs.get(&kept.key)
     }
 
-    /// The link at `path`, with this inode, became that file.
-    pub fn set_heir(&mut self, kept: &Kept, path: Vec<u8>, inode: u64) {
-        if self.heirs.len() < MAX_HEIRS {
+    /// The link at `path`, with this inode, became that file. False when that is not remembered.
+    pub fn set_heir(&mut self, kept: &Kept, path: Vec<u8>, inode: u64) -> bool {
+        let has_room = self.heirs.len() < MAX_HEIRS;
+        if has_room {
             self.heirs.insert(kept.key, (path, inode));
         }
+        has_room
     }
 }

@@ -150,10 +150,16 @@ impl Survey {
         self.lowest = layer;
     }
 
-    /// What it says about the files of `layer`; nothing, unless all layers above were looked at.
-    pub fn of(&self, layer: usize) -> Fate<'_> {
+    /// What it says about the files of `layer`; nothing, unless all layers above were looked at. `left_out` is [`Fate::left_out`]
+    /// of the layer below.
+    pub fn of(&self, layer: usize, left_out: HashSet<u64>) -> Fate<'_> {
         let is_known = layer + 1 >= self.lowest && !(self.kills.is_empty() && self.empties.is_empty());
-        Fate { survey: is_known.then_some(self), layer, left_out: HashSet::new(), doomed: 0 }
+        Fate { survey: is_known.then_some(self), layer, left_out, doomed: 0 }
+    }
+
+    /// The hash of a whole path, which is none of a name.
+    fn hash_path(&self, path: &[u8]) -> u64 {
+        self.hasher.hash_one((b'/', path))
     }
 
     fn dooms(&self, layer: usize, place: &Place) -> bool {
@@ -177,19 +183,20 @@ fn raise(map: &mut HashMap<u64, usize>, key: u64, layer: usize) {
 pub struct Fate<'a> {
     survey: Option<&'a Survey>,
     layer: usize,
-    /// Files that were left out of a layer that was not looked at itself, in case one of its own hard links wants them.
-    left_out: HashSet<u64>,
+    /// Hashes of the paths and of the last names of files that were left out so far, in case an entry needs them, or needs a
+    /// directory in their place.
+    pub left_out: HashSet<u64>,
     /// How many files were left out.
     pub doomed: u64,
 }
 
-/// A hard link wants a file that was left out: the image must be unpacked without a survey.
+/// An entry needs what was left out: the image must be unpacked without a survey.
 #[derive(Debug)]
 pub struct Surprise;
 
 impl std::fmt::Display for Surprise {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a hard link to a file that was left out")
+        f.write_str("an entry needs a file that was left out")
     }
 }
 
@@ -202,17 +209,41 @@ impl Fate<'_> {
     }
 
     /// Whether the file at `place`, reached without a symlink, need not be made.
-    pub fn is_doomed(&mut self, place: &Place, kind: Kind) -> bool {
+    pub fn dooms(&self, place: &Place, kind: Kind) -> bool {
         let Some(survey) = self.survey else { return false };
         if kind == Kind::Symlink || survey.link_targets.contains(&survey.hasher.hash_one(&place.name)) {
             return false;
         }
-        let is_doomed = self.left_out.len() < MAX_NAMES && survey.dooms(self.layer, place);
-        if is_doomed {
-            self.doomed += 1;
-            self.left_out.insert(survey.hasher.hash_one(&place.name));
+        self.left_out.len() < MAX_NAMES && survey.dooms(self.layer, place)
+    }
+
+    /// The file at `place` is not made.
+    pub fn leave_out(&mut self, place: &Place) {
+        let Some(survey) = self.survey else { return };
+        self.doomed += 1;
+        self.left_out.extend([survey.hasher.hash_one(&place.name), survey.hash_path(&place.path())]);
+    }
+
+    /// Whether the file at `path` was left out.
+    pub fn has_left_out(&self, path: &[u8]) -> bool {
+        self.survey.is_some_and(|survey| self.left_out.contains(&survey.hash_path(path)))
+    }
+
+    /// Whether a file with this last name was left out.
+    fn has_left_out_name(&self, name: &[u8]) -> bool {
+        self.survey.is_some_and(|survey| self.left_out.contains(&survey.hasher.hash_one(name)))
+    }
+
+    /// Directories of these names were made since an entry lies beneath them.
+    ///
+    /// # Errors
+    /// [`Surprise`] when one of them may have been left out: then it is no directory, and the entry fits nowhere.
+    pub fn check_made(&self, made: &[(u64, Vec<u8>)]) -> Result<()> {
+        if made.iter().any(|(_, name)| self.has_left_out_name(name)) {
+            Err(anyhow::Error::new(Surprise))
+        } else {
+            Ok(())
         }
-        is_doomed
     }
 
     /// A hard link to `target` was met.
@@ -220,11 +251,6 @@ impl Fate<'_> {
     /// # Errors
     /// [`Surprise`] when that may have been left out.
     pub fn check_link(&self, target: &Place) -> Result<()> {
-        match self.survey {
-            Some(survey) if self.left_out.contains(&survey.hasher.hash_one(&target.name)) => {
-                Err(anyhow::Error::new(Surprise))
-            }
-            _ => Ok(()),
-        }
+        if self.has_left_out_name(&target.name) { Err(anyhow::Error::new(Surprise)) } else { Ok(()) }
     }
 }

@@ -38,7 +38,8 @@ pub struct Touched {
 enum Trace<'a> {
     /// The directory with this inode is, or leads to, something of this layer's.
     Way(u64),
-    /// This layer has made that directory. An inode that it has made is never again a lower layer's.
+    /// This layer has made that directory. An inode that it has made is never again a lower layer's: when the directory goes,
+    /// whichever gets its number is made by this layer, too.
     Own(u64),
     /// This layer has made, or merged with, this name in that directory, which may be missing for one of its own.
     Name(u64, &'a [u8]),
@@ -93,7 +94,9 @@ impl Touched {
         let up = |e| failed(e, "look at the parent of", b"a directory");
         let mut inode = dir.inode;
         let mut here = None;
-        while self.remember(tree, &Trace::Way(inode))? && inode != root {
+        // What was just made may have the number of a directory that went: then it is known, and what it is in is not.
+        let is_made = |tree: &Tree, inode| tree.made.iter().any(|(made, _)| *made == inode);
+        while (self.remember(tree, &Trace::Way(inode))? || is_made(tree, inode)) && inode != root {
             let parent = match &here {
                 None => rustix::fs::openat(dir, "..", flags, Mode::empty()),
                 Some(fd) => rustix::fs::openat(fd, "..", flags, Mode::empty()),
@@ -196,4 +199,30 @@ pub fn status(dir: &Dir, name: &[u8]) -> Result<Option<Stat>, Errno> {
 
 fn lossy(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tar::Time;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_number_that_a_removed_directory_had_says_nothing_of_the_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = dir.path().join("a/b");
+        std::fs::create_dir_all(&lower).unwrap();
+        let root = crate::rootfs::open_dir(rustix::fs::CWD, dir.path().as_os_str().as_bytes()).unwrap();
+        let (mut tree, mut touched) = (Tree::new(root, None), Touched::new(true));
+        let made = tree.dir(b"a/b/s/t", Missing::Make(Time::default())).unwrap().unwrap();
+        // A directory of this layer had the numbers of all that was made now, and went.
+        for (inode, _) in tree.made.clone() {
+            touched.remember(&mut tree, &Trace::Way(inode)).unwrap();
+        }
+        touched.add(&mut tree, &made, b"own").unwrap();
+        let inode = status(&tree.dir(b"a", Missing::Leave).unwrap().unwrap(), b"b").unwrap().unwrap().st_ino;
+        assert!(touched.is_remembered(&Trace::Way(inode)).unwrap());
+        touched.whiteout(&mut tree, &Place { dir: b"a".into(), name: b"b".into() }).unwrap();
+        assert!(lower.join("s/t").is_dir());
+    }
 }

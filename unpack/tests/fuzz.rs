@@ -155,7 +155,7 @@ fn applying_layers_beside_a_canary() {
                 let _ = zip::apply(fs::File::open(place.join("z")).unwrap(), &mut applier, &mut { BUDGET });
                 continue;
             }
-            let mut fate = if round % 2 == 0 { survey.of(number) } else { Fate::unknown() };
+            let mut fate = if round % 2 == 0 { survey.of(number, Default::default()) } else { Fate::unknown() };
             let _ = applier.layer(&mut bytes.as_slice(), &mut fate, &mut { BUDGET });
         }
         let _ = applier.finish();
