@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-use d_tests::Scratch;
 use d_tests::tar::{Entry as E, tar};
+use d_tests::{Scratch, have, skip};
 use serde_json::{Value, json};
 
 use crate::{image, tree};
@@ -328,4 +328,92 @@ fn the_check_reports_each_map() {
         let item: Value = serde_json::from_str(line).unwrap();
         assert!(item["check"].is_string() && item["ok"].is_boolean(), "{line}");
     }
+}
+
+/// Killed before any of its renames, a replacement leaves a container that is the old one, the new one, or none; and the next one
+/// gives what it should, with all that is the user's.
+#[test]
+fn a_killed_replacement_is_finished_by_the_next() {
+    if !have("strace") {
+        return skip("no strace");
+    }
+    let scratch = Scratch::new();
+    images(&scratch);
+    for is_edited in [false, true] {
+        let cmd = |expected: &str| json!([if is_edited { "mine" } else { expected }]);
+        let mut kills = 0;
+        loop {
+            scratch.run(["d-unpack", "-q", "--map=single", "one", "c"]).ok();
+            scratch.write("c/volumes/data/x", "mine");
+            scratch.write("c/notes", "mine");
+            if is_edited {
+                scratch.write("c/config.json", r#"{"Cmd": ["mine"], "map": "single"}"#);
+            }
+            let inject = format!("inject=renameat,renameat2:signal=KILL:when={}", kills + 1);
+            let strace = ["strace", "-qq", "-o", "/dev/null", "-e", &inject];
+            let done = scratch.run(strace).args(["d-unpack", "-q", "--map=single", "--replace", "two", "c"]).done();
+            if done.code() == 0 {
+                scratch.run(["d-unpack", "--remove", "--volumes", "c"]).ok();
+                break;
+            }
+            kills += 1;
+            if scratch.join("c/rootfs").exists() {
+                let is = read(&scratch, "c/rootfs/f");
+                assert_eq!(config(&scratch, "c/config.json")["Cmd"], cmd(&is), "killed at {kills}");
+                assert_eq!(config(&scratch, "c/image.json")["config"]["Cmd"], json!([is]), "killed at {kills}");
+            }
+            let next = if kills % 2 == 0 { "one" } else { "two" };
+            scratch.run(["d-unpack", "-q", "--map=single", "--replace", next, "c"]).ok();
+            assert_eq!(tree(&scratch, "c"), format!("d/ f={next}"), "killed at {kills}");
+            assert_eq!(config(&scratch, "c/config.json")["Cmd"], cmd(next), "killed at {kills}");
+            assert_eq!(config(&scratch, "c/image.json")["config"]["Cmd"], json!([next]), "killed at {kills}");
+            assert_eq!((read(&scratch, "c/volumes/data/x"), read(&scratch, "c/notes")), ("mine".into(), "mine".into()));
+            let hidden = |dir: &str| scratch.names(dir).into_iter().filter(|n| n.starts_with('.')).collect::<Vec<_>>();
+            assert_eq!((hidden(""), hidden("c")), (vec![], vec![]), "killed at {kills}");
+            scratch.run(["d-unpack", "--remove", "--volumes", "c"]).ok();
+        }
+        assert!(kills > 5, "{kills} renames are too few to be all");
+    }
+}
+
+#[test]
+fn a_tree_of_subordinate_ids_is_deleted_under_a_single_map_or_not_touched() {
+    if crate::lacks_owners(&[]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    images(&scratch);
+    for option in ["--replace", "--replace=all"] {
+        scratch.run(["d-unpack", "--map=subid", "one", "c"]).ok();
+        scratch.run(["d-unpack", "--map=single", option, "two", "c"]).ok().silent();
+        assert_eq!(
+            (tree(&scratch, "c"), scratch.names("").iter().any(|n| n.starts_with('.'))),
+            ("d/ f=two".into(), false)
+        );
+        scratch.run(["d-unpack", "--remove", "c"]).ok();
+    }
+    scratch.run(["d-unpack", "--map=subid", "one", "c"]).ok();
+    scratch.sh("mkdir p; ln -s \"$(command -v d-unpack)\" p/").ok();
+    scratch.sh("PATH=$PWD/p d-unpack --remove c").fails(69).err_has("subordinate ids").err_has("newuidmap");
+    assert_eq!((tree(&scratch, "c"), scratch.names("").iter().any(|n| n.starts_with('.'))), ("d/ f=one".into(), false));
+    scratch.run(["d-unpack", "--remove", "c"]).ok();
+    // What a run could not delete goes with the same command.
+    scratch.sh("mkdir -p .c.d-unpack.1-removed/rootfs").ok();
+    scratch.run(["d-unpack", "--remove", "c"]).ok();
+    assert!(!scratch.join(".c.d-unpack.1-removed").exists());
+    scratch.run(["d-unpack", "--remove", "c"]).fails(66);
+}
+
+#[test]
+fn failures_come_in_the_order_of_the_operands() {
+    let scratch = Scratch::new();
+    images(&scratch);
+    scratch.run(["d-unpack", "one", "c"]).ok();
+    scratch.run(["mkdir", "other"]).ok();
+    let done = scratch.run(["d-unpack", "--remove", "first", "c", "other", "last"]).code(66);
+    let places = ["first", "other", "last"].map(|name| done.err().find(name));
+    done.expect(places.is_sorted() && places[0].is_some(), "first, other, last");
+    assert!(!scratch.join("c").exists());
+    let done = scratch.run(["d-unpack", "--remove", "/"]).fails(73);
+    done.expect(!done.err().contains("create"), "not a word of creating");
 }

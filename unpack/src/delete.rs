@@ -1,62 +1,58 @@
 //! `d-unpack --remove DIR...`: deletes container directories, files of subordinate users included.
 //!
-//! A directory first loses its name, so that nobody meets half a container, and is emptied then; a killed run leaves it to the
-//! next one. Mounts in it are refused before anything is touched.
+//! A directory first loses its name, so that nobody meets half a container, and is emptied then; what a run leaves that was killed
+//! or failed is deleted by the next one that is given the same name. What can be known to stand in the way, as mounts in it, is
+//! refused before anything is touched.
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use d_common::container::{IMAGE_TXT, Stamp, UNFINISHED, VOLUMES};
-use d_common::exit::{Exit, OrExit, exit_of};
+use d_common::container::{IMAGE_TXT, UNFINISHED, VOLUMES};
+use d_common::exit::{Exit, exit_of, failure};
 use d_common::fail;
-use d_common::idmap::MapChoice;
-use d_common::report::Report;
+use d_common::report::{Report, chain};
 
 use crate::identity::Identity;
 use crate::place::{Place, State};
-use crate::remove;
+use crate::replace::has_subordinate_ids;
 
-/// Deletes `dirs`; with their volumes if `volumes`. One that fails does not keep the others.
+/// Deletes `dirs`; with their volumes if `volumes`. One that fails does not keep the others: each failure is told, and the exit
+/// code is the first one's.
 ///
 /// # Errors
-/// The first failure, when all were tried.
-pub fn run(dirs: &[PathBuf], volumes: bool, report: &Report) -> Result<()> {
-    let is_single = Identity::take_to_delete(widest_map(dirs), report)?;
+/// Those of entering a user namespace.
+pub fn run(dirs: &[PathBuf], volumes: bool, report: &Report) -> Result<Option<Exit>> {
+    // What says nothing of a map, or is not there any more, may need subordinate ids, too.
+    let may_need_others = |dir: &PathBuf| has_subordinate_ids(dir) || !dir.join(IMAGE_TXT).exists();
+    let lacks = Identity::take_to_delete(dirs.iter().any(may_need_others), report)?;
     let mut first = None;
     for dir in dirs {
-        if let Err(error) = delete(dir, volumes, report) {
-            match &first {
-                None => first = Some(error),
-                // The first is told by main.
-                Some(_) => report.error(&error),
+        let deleted = match &lacks {
+            Some(why) if has_subordinate_ids(dir) => {
+                let what = format!("cannot remove {}: its files belong to subordinate ids", dir.display());
+                Err(failure(Exit::Unavailable, format!("{what}: {}", chain(why))))
             }
+            _ => delete(dir, volumes, report),
+        };
+        if let Err(error) = deleted {
+            report.error(&error);
+            first.get_or_insert(exit_of(&error));
         }
     }
-    match first {
-        // Without the ids of the tree there is no way.
-        Some(error) if is_single && exit_of(&error) == Exit::NotAllowed => {
-            Err(error.context("some of it belongs to subordinate ids"))
-        }
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-/// The map under which all of `dirs` can be deleted, by what they record.
-fn widest_map(dirs: &[PathBuf]) -> MapChoice {
-    let map = |dir: &PathBuf| Stamp::parse(&fs::read_to_string(dir.join(IMAGE_TXT)).unwrap_or_default()).map;
-    let is_single = |dir: &PathBuf| map(dir).is_some_and(|map| map == "single");
-    if dirs.iter().all(is_single) { MapChoice::Single } else { MapChoice::Auto }
+    Ok(first)
 }
 
 fn delete(dir: &Path, volumes: bool, report: &Report) -> Result<()> {
     if dir.symlink_metadata().is_err() {
         if let Ok(place) = Place::of(dir) {
+            let has_resumed = place.resume_removal()?;
             place.clean(report);
+            if has_resumed {
+                return Ok(());
+            }
         }
         fail!(Exit::NotFound, "cannot remove {}: no such directory", dir.display());
     }
@@ -75,11 +71,7 @@ fn delete(dir: &Path, volumes: bool, report: &Report) -> Result<()> {
     if let Some(mount) = mount_in(&place.path, &fs::read("/proc/self/mountinfo").unwrap_or_default()) {
         fail!(Exit::CantCreate, "cannot remove {path}: {} is mounted in it; unmount it first", mount.display());
     }
-    let discard = || -> io::Result<()> {
-        let (parent, hidden) = place.hide()?;
-        remove::tree(parent, hidden.as_bytes())
-    };
-    discard().or_exit(Exit::CantCreate, || format!("cannot remove {path}"))
+    place.remove()
 }
 
 /// The first mount point at or beneath `dir` in a mountinfo (proc_pid_mountinfo(5)).

@@ -40,11 +40,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Decides the map and enters its namespace. The process must have one thread.
+    /// Decides the map and enters its namespace; one in which files of subordinate ids can be deleted, too, if there
+    /// `are_others`. The process must have one thread.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] when a map that was asked for by name cannot be had.
-    pub fn take(choice: MapChoice, report: &Report) -> Result<Self> {
+    pub fn take(choice: MapChoice, are_others: bool, report: &Report) -> Result<Self> {
         let facts = userns::facts();
         let decision = decide(choice, &facts, (0, 0))?;
         let mut warning = decision.warning;
@@ -62,6 +63,12 @@ impl Identity {
             }
         }
         let map = IdMap::single(&facts, 0, 0);
+        // Root is the same one in a wider namespace, and no owners are written in either.
+        let enter_wide = || decide(MapChoice::Subid, &facts, (0, 0)).and_then(|wide| userns::enter(&wide.map, false));
+        if are_others && enter_wide().is_ok() {
+            tell(warning.as_deref(), report);
+            return Ok(Self { map, owners: Owners::Mine, is_mighty: true, me: (0, 0) });
+        }
         let entered = userns::enter(&map, false);
         if let Err(e) = &entered {
             // It says why there is no wider map, too.
@@ -71,16 +78,20 @@ impl Identity {
         Ok(Self { map, owners: Owners::Mine, is_mighty: entered.is_ok(), me: (0, 0) })
     }
 
-    /// Becomes who may delete what was unpacked under `choice`: root as it is, others in their user namespace. Whether that has one
-    /// id only.
+    /// Becomes who may delete what was unpacked: root as it is, others in their user namespace; if there `are_others`, in one with
+    /// subordinate ids. Why it cannot have those.
     ///
     /// # Errors
     /// As [`Identity::take`].
-    pub fn take_to_delete(choice: MapChoice, report: &Report) -> Result<bool> {
+    pub fn take_to_delete(are_others: bool, report: &Report) -> Result<Option<anyhow::Error>> {
         if userns::facts().privileged {
-            return Ok(false);
+            return Ok(None);
         }
-        Self::take(choice, report).map(|identity| identity.map.is_single())
+        let wide = if are_others { Self::take(MapChoice::Subid, false, report).map(drop) } else { Ok(()) };
+        if wide.is_err() || !are_others {
+            Self::take(MapChoice::Single, false, report)?;
+        }
+        Ok(wide.err())
     }
 
     fn privileged(map: IdMap, facts: &Facts) -> Self {

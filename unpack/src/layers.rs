@@ -20,7 +20,7 @@ use d_common::container::{LAYERS, ROOTFS, Sharing, UPPER, WORK, lock, lock_in_tu
 use d_common::digest::Digest;
 use d_common::exit::{Exit, OrExit, exit_of};
 use d_common::fail;
-use d_common::idmap::{MapChoice, map_lines};
+use d_common::idmap::map_lines;
 use d_common::report::{Report, chain};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
 
@@ -230,7 +230,7 @@ pub fn collect(cache: &Path, report: &Report) -> Result<()> {
     }
     let cannot = || format!("cannot collect {}", root.display());
     // The layers may belong to subordinate ids.
-    Identity::take_to_delete(MapChoice::Auto, report)?;
+    Identity::take_to_delete(true, report)?;
     let _lock = in_turn(&root, Sharing::Exclusive, report).or_exit(Exit::CantCreate, cannot)?;
     let needed = needed(&root).or_exit(Exit::Io, cannot)?;
     let parent = fs::File::open(&root).or_exit(Exit::Io, cannot)?;

@@ -52,6 +52,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 use d_common::container::Stamp;
+use d_common::exit::Exit;
 use d_common::output;
 use d_common::report::Report;
 use rustix::fs::Mode;
@@ -61,23 +62,24 @@ use serde_json::json;
 use place::Place;
 use plan::{Output, Plan};
 
-/// Does what was planned.
+/// Does what was planned. Where it goes on after failures it has told them; the first one's exit code.
 ///
 /// # Errors
 /// With an exit code as d-unpack(1) lists them.
-pub fn run(plan: &Plan, report: &Report) -> Result<()> {
+pub fn run(plan: &Plan, report: &Report) -> Result<Option<Exit>> {
     // Modes are the image's; whiteouts in deep trees hold a descriptor a level.
     umask(Mode::empty());
     raise_descriptor_limit();
     match plan {
         Plan::Unpack(plan) => {
             let (place, stamp) = unpack::run(plan, report)?;
-            print(&place, &stamp, plan.output)
+            print(&place, &stamp, plan.output)?;
         }
-        Plan::Remove { dirs, volumes } => delete::run(dirs, *volumes, report),
-        Plan::Collect(cache) => layers::collect(cache, report),
-        Plan::Check { json } => check::run(*json),
+        Plan::Remove { dirs, volumes } => return delete::run(dirs, *volumes, report),
+        Plan::Collect(cache) => layers::collect(cache, report)?,
+        Plan::Check { json } => check::run(*json)?,
     }
+    Ok(None)
 }
 
 fn raise_descriptor_limit() {

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Result;
-use d_common::container::{CONFIG, IMAGE_TXT, ROOTFS, Sharing, lock, lock_holders};
+use d_common::container::{CONFIG, IMAGE_TXT, NEXT, ROOTFS, Sharing, lock, lock_holders};
 use d_common::exit::{Exit, OrExit};
 use d_common::fail;
-use d_common::report::Report;
+use d_common::report::{Report, chain};
 use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags};
 use rustix::io::Errno;
 
@@ -24,6 +24,9 @@ use crate::rootfs::open_dir;
 
 /// How much of a long name is repeated in the hidden one, in bytes.
 const MAX_STEM: usize = 180;
+
+/// How the hidden name of a directory ends that is being removed.
+const REMOVED: &[u8] = b"-removed";
 
 /// Where a container directory is or will be.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ impl Place {
     /// # Errors
     /// [`Exit::CantCreate`] when no directory can be there.
     pub fn of(dir: &Path) -> Result<Self> {
-        let cannot = || format!("cannot create {}", dir.display());
+        let cannot = || format!("cannot use {}", dir.display());
         // A directory that is there by its real name; a new one by its parent's.
         let path = match dir.canonicalize() {
             Ok(real) => real,
@@ -128,12 +131,64 @@ impl Place {
         for name in entries.flatten().map(|e| e.file_name()).filter(|n| n.as_bytes().starts_with(&stem)) {
             let path = self.parent.join(&name);
             let Ok(Some(_lock)) = lock(&path, Sharing::Exclusive) else { continue };
-            let removed = File::open(&self.parent).and_then(|parent| remove::tree(parent, name.as_bytes()));
-            match removed {
+            match self.remove_hidden(&name) {
                 Ok(()) => report.info(format!("removed {}, which a killed run had left", path.display())),
-                Err(e) => report.warn(format!("cannot remove {}, which a killed run left: {e}", path.display())),
+                Err(e) => report.warn(format!("{}; an earlier run had left it", chain(&e))),
             }
         }
+    }
+
+    /// Goes on where a `--remove` of DIR, which is not there any more, came to its end too early. False when none did.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreate`] when that does not work now either.
+    pub fn resume_removal(&self) -> Result<bool> {
+        let stem = self.stem();
+        let is_removed = |name: &[u8]| name.starts_with(&stem) && name.ends_with(REMOVED);
+        let mut has_resumed = false;
+        for name in fs::read_dir(&self.parent).into_iter().flatten().flatten().map(|e| e.file_name()) {
+            if is_removed(name.as_bytes())
+                && let Ok(Some(_lock)) = lock(&self.parent.join(&name), Sharing::Exclusive)
+            {
+                self.remove_hidden(&name)?;
+                has_resumed = true;
+            }
+        }
+        Ok(has_resumed)
+    }
+
+    fn remove_hidden(&self, name: &OsStr) -> Result<()> {
+        let removed = File::open(&self.parent).and_then(|parent| remove::tree(parent, name.as_bytes()));
+        removed.or_exit(Exit::CantCreate, || format!("cannot remove {}", self.parent.join(name).display()))
+    }
+
+    /// Removes `name` in DIR, whose handle is `dir`, or says what stays behind: a tree of subordinate ids, under another map.
+    pub fn retire(&self, dir: &OwnedFd, name: &OsStr, report: &Report) {
+        let hidden = self.removed_name();
+        let moved = File::open(&self.parent).and_then(|parent| Ok(rustix::fs::renameat(dir, name, parent, &hidden)?));
+        let removed = moved.or_exit(Exit::CantCreate, || format!("cannot remove {}", name.display()));
+        if let Err(e) = removed.and_then(|()| self.remove_hidden(&hidden)) {
+            report.warn(format!(
+                "the old state of {} stays: {}; the next run under its map removes it",
+                self.path.display(),
+                chain(&e)
+            ));
+        }
+    }
+
+    fn removed_name(&self) -> OsString {
+        OsStr::from_bytes(&[&self.stem()[..], std::process::id().to_string().as_bytes(), REMOVED].concat()).to_owned()
+    }
+
+    /// Deletes DIR. It first loses its name, so that nobody meets half a container.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreate`].
+    pub fn remove(&self) -> Result<()> {
+        let path = self.path.display();
+        let (_, hidden) = self.hide().or_exit(Exit::CantCreate, || format!("cannot remove {path}"))?;
+        let cannot = || format!("cannot remove all of {path}; the same command goes on with what is left");
+        self.remove_hidden(&hidden).or_exit(Exit::CantCreate, cannot)
     }
 
     /// Makes the hidden directory.
@@ -172,10 +227,9 @@ impl Place {
     ///
     /// # Errors
     /// renameat(2)'s.
-    pub fn hide(&self) -> io::Result<(OwnedFd, OsString)> {
+    fn hide(&self) -> io::Result<(OwnedFd, OsString)> {
         let parent: OwnedFd = File::open(&self.parent)?.into();
-        let suffix = format!("{}-removed", std::process::id());
-        let hidden = OsStr::from_bytes(&[&self.stem()[..], suffix.as_bytes()].concat()).to_owned();
+        let hidden = self.removed_name();
         rustix::fs::renameat(&parent, &self.name, &parent, &hidden)?;
         Ok((parent, hidden))
     }
@@ -183,7 +237,8 @@ impl Place {
 
 /// Whether `dir` is a container directory.
 pub fn is_container(dir: &Path) -> bool {
-    dir.join(ROOTFS).is_dir() && (dir.join(CONFIG).is_file() || dir.join(IMAGE_TXT).is_file())
+    let has_rootfs = dir.join(ROOTFS).is_dir() || dir.join(NEXT).join(ROOTFS).is_dir();
+    has_rootfs && (dir.join(CONFIG).is_file() || dir.join(IMAGE_TXT).is_file())
 }
 
 /// A directory in the making; it goes when it is dropped unpublished.
@@ -244,73 +299,36 @@ impl Hidden {
     ///
     /// # Errors
     /// renameat2(2)'s.
-    pub fn publish_over(self, place: &Place) -> Result<()> {
+    pub fn publish_over(mut self, place: &Place, report: &Report) -> Result<()> {
         self.sync()?;
         match rustix::fs::renameat_with(&self.parent, &*self.name, &self.parent, &place.name, RenameFlags::EXCHANGE) {
-            // What bears the hidden name now is the old one: dropped and gone.
-            Ok(()) => Ok(()),
+            // What bears the hidden name now is the old one.
+            Ok(()) => {
+                self.is_published = true;
+                place.retire(&self.parent, OsStr::from_bytes(&self.name), report);
+            }
             Err(_) => {
                 let cannot = || format!("cannot replace {}", place.path.display());
                 let (parent, hidden) = place.hide().or_exit(Exit::CantCreate, cannot)?;
                 self.publish(place)?;
-                remove::tree(parent, hidden.as_bytes()).or_exit(Exit::Io, cannot)
+                place.retire(&parent, &hidden, report);
             }
         }
+        Ok(())
     }
 
-    /// Goes, as it would when dropped, and says what stays behind: a tree of subordinate ids, under another map.
-    pub fn discard(mut self, report: &Report) {
-        self.is_published = true;
-        if let Err(e) = remove::tree(&self.parent, &self.name) {
-            let path = self.path.display();
-            report.warn(format!("cannot remove the old {path}: {e}; the next run under its map does"));
-        }
-    }
-
-    /// Moves `name` into `dir` as `target`, over what is there.
+    /// Moves into `dir` as `name`: all at once.
     ///
     /// # Errors
     /// renameat(2)'s.
-    pub fn give(&self, name: &str, dir: impl AsFd, target: &str) -> Result<()> {
-        rustix::fs::renameat(&self.dir, name, dir, target)
+    pub fn enter(mut self, dir: &OwnedFd, name: &str) -> Result<()> {
+        self.sync()?;
+        rustix::fs::renameat(&self.parent, &*self.name, dir, name)
             .map_err(io::Error::from)
-            .or_exit(Exit::CantCreate, || format!("cannot replace {target}"))
-    }
-
-    /// Moves `name` out of `dir`, if it is there, so that it goes with this directory.
-    ///
-    /// # Errors
-    /// renameat(2)'s.
-    pub fn take(&self, name: &str, dir: impl AsFd) -> Result<()> {
-        match rustix::fs::renameat(dir, name, &self.dir, name) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(io::Error::from(e)).or_exit(Exit::CantCreate, || format!("cannot replace {name}")),
-        }
-    }
-
-    /// Exchanges `name` in it and in `dir`; where `dir` has none, it is moved there.
-    ///
-    /// # Errors
-    /// renameat2(2)'s.
-    pub fn exchange(&self, name: &str, dir: impl AsFd) -> Result<()> {
-        let dir = dir.as_fd();
-        let swap = rustix::fs::renameat_with(&self.dir, name, dir, name, RenameFlags::EXCHANGE);
-        let result = match swap {
-            Err(Errno::NOENT) => rustix::fs::renameat(&self.dir, name, dir, name),
-            // A filesystem without exchange: for an instant there is nothing.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                let old = format!("{name}.old");
-                rustix::fs::renameat(dir, name, &self.dir, &old)
-                    .and_then(|()| rustix::fs::renameat(&self.dir, name, dir, name))
-            }
-            result => result,
-        };
-        result.map_err(io::Error::from).or_exit(Exit::CantCreate, || format!("cannot replace {name}"))
-    }
-
-    /// Whether `name` is in it.
-    pub fn has(&self, name: &str) -> bool {
-        rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+            .or_exit(Exit::CantCreate, || format!("cannot create {name} in the directory"))?;
+        self.is_published = true;
+        let _ = rustix::fs::fsync(dir);
+        Ok(())
     }
 
     /// Sees to it that a crash after the rename finds the content on disk: one call for the whole filesystem instead of one for

@@ -1,21 +1,26 @@
 //! `--replace`: brings a container directory to another image.
 //!
-//! What the image gave is exchanged, the root filesystem first and image.txt last; what the user gave stays: volumes/, other
-//! files, and a config.json that differs from the one that the old image gave, as dpkg treats conffiles. A run that is killed
-//! half-way leaves the old image.txt, so the same command does it again.
+//! What the image gave is replaced; what the user gave stays: volumes/, other files, and a config.json that differs from the one
+//! that the old image gave, as dpkg treats conffiles.
+//!
+//! All that is new is made ready in a directory, which is renamed to `DIR/.next`: that decides. Then the old root filesystem
+//! leaves first and the new one arrives last, so that whoever comes by when a run was killed in between finds either a container
+//! that is whole or none; and the next run goes on where that one ended ([`Old::settle`]).
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use d_common::container::{CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS, ROOTFS, Stamp, UPPER, VOLUMES, WORK};
+use d_common::container::{CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS, NEXT, ROOTFS, Stamp, UPPER, VOLUMES, WORK};
 use d_common::exit::{Exit, OrExit};
+use d_common::idmap::MapChoice;
 use d_common::layout::{MAX_JSON, read_bounded};
 use d_common::report::Report;
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::config::with_map;
@@ -27,6 +32,10 @@ use crate::rootfs::open_dir;
 
 /// Where a new config.json lies beside an edited one.
 const NEW_CONFIG: &str = "config.json.new";
+
+/// Where the old state goes, in [`NEXT`]: while it is being taken away, and when all of it was.
+const LEAVING: &str = "leaving";
+const LEFT: &str = "left";
 
 /// A container directory that is there, locked.
 pub struct Old {
@@ -48,8 +57,34 @@ impl Old {
         let dir = open_dir(rustix::fs::CWD, path.as_os_str().as_encoded_bytes())
             .map_err(std::io::Error::from)
             .or_exit(Exit::CantCreate, || format!("cannot open {}", path.display()))?;
-        let stamp = Stamp::parse(&fs::read_to_string(path.join(IMAGE_TXT)).unwrap_or_default());
+        let stamp = recorded(&path);
         Ok(Self { place: place.clone(), path, dir, _lock: lock, stamp })
+    }
+
+    /// Whether files in it may belong to subordinate ids.
+    pub fn has_subordinate_ids(&self) -> bool {
+        has_subordinate_ids(&self.path)
+    }
+
+    /// Ends what a killed run has begun.
+    ///
+    /// # Errors
+    /// renameat(2)'s.
+    pub fn settle(&mut self, report: &Report) -> Result<()> {
+        if rustix::fs::statat(&self.dir, NEXT, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            report.info(format!("{}: a killed run had begun to replace it", self.path.display()));
+            self.finish(report)?;
+            self.stamp = recorded(&self.path);
+        }
+        Ok(())
+    }
+
+    fn finish(&self, report: &Report) -> Result<()> {
+        finish(&self.dir).map_err(io::Error::from).or_exit(Exit::CantCreate, || {
+            format!("cannot replace {}; the same command goes on", self.path.display())
+        })?;
+        self.place.retire(&self.dir, NEXT.as_ref(), report);
+        Ok(())
     }
 
     /// Whether it was made of the same image in the same way, and is not to be made afresh.
@@ -64,7 +99,7 @@ impl Old {
     /// # Errors
     /// utimensat(2)'s.
     pub fn touch(&self, identity: &Identity) -> Result<()> {
-        self.record_map(identity)?;
+        self.record_map(identity, &self.dir)?;
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         rustix::fs::utimensat(&self.dir, IMAGE_TXT, &times, AtFlags::SYMLINK_NOFOLLOW)
@@ -78,35 +113,21 @@ impl Old {
     /// The filesystem's.
     pub fn replace(self, hidden: Hidden, plan: &Unpack, identity: &Identity, report: &Report) -> Result<()> {
         if plan.replace == Replace::All {
-            return hidden.publish_over(&self.place);
+            return hidden.publish_over(&self.place, report);
         }
-        let is_edited = self.is_edited(identity);
-        hidden.sync()?;
-        for name in [ROOTFS, LAYERS, UPPER, WORK] {
-            if hidden.has(name) {
-                hidden.exchange(name, &self.dir)?;
-            } else {
-                hidden.take(name, &self.dir)?;
-            }
+        if fs::symlink_metadata(self.path.join(VOLUMES)).is_ok() {
+            hidden.remove(VOLUMES)?;
         }
-        if fs::symlink_metadata(self.path.join(VOLUMES)).is_err() {
-            hidden.give(VOLUMES, &self.dir, VOLUMES)?;
-        }
-        if is_edited {
+        if self.is_edited(identity) {
             report.warn(format!("{}/{CONFIG} was edited and stays; the new one is {NEW_CONFIG}", self.path.display()));
-            self.record_map(identity)?;
-            hidden.give(CONFIG, &self.dir, NEW_CONFIG)?;
-        } else {
-            hidden.give(CONFIG, &self.dir, CONFIG)?;
-            let _ = rustix::fs::unlinkat(&self.dir, NEW_CONFIG, AtFlags::empty());
+            rename(&hidden.dir, CONFIG, &hidden.dir, NEW_CONFIG)
+                .map_err(io::Error::from)
+                .or_exit(Exit::CantCreate, || format!("cannot write {NEW_CONFIG}"))?;
+            self.record_map(identity, &hidden.dir)?;
         }
-        hidden.give(IMAGE_JSON, &self.dir, IMAGE_JSON)?;
-        let mode = if plan.is_shared { Mode::from_raw_mode(0o755) } else { Mode::RWXU };
-        let _ = rustix::fs::fchmod(&self.dir, mode);
-        hidden.give(IMAGE_TXT, &self.dir, IMAGE_TXT)?;
-        let _ = rustix::fs::fsync(self.dir.as_fd());
-        hidden.discard(report);
-        Ok(())
+        hidden.make_dir(LEAVING, Mode::RWXU)?;
+        hidden.enter(&self.dir, NEXT)?;
+        self.finish(report)
     }
 
     /// Whether config.json is anything but what the old image gave. The map does not count: it is d-unpack's own.
@@ -126,12 +147,12 @@ impl Old {
         current != given
     }
 
-    /// Brings the map in config.json up to date, and leaves the rest of it as it is written.
-    fn record_map(&self, identity: &Identity) -> Result<()> {
+    /// Brings the map in config.json up to date, and leaves the rest of it as it is written. What is new is written in `dir`.
+    fn record_map(&self, identity: &Identity, dir: &OwnedFd) -> Result<()> {
         let text = self.read(CONFIG).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let Some(new) = text.and_then(|text| with_map(&text, identity.map.kind)) else { return Ok(()) };
         let mode = fs::metadata(self.path.join(CONFIG)).map_or(0o644, |m| m.permissions().mode() & 0o777);
-        write_at(&self.dir, CONFIG, new.as_bytes(), Mode::from_raw_mode(mode))
+        write_at(dir, CONFIG, new.as_bytes(), Mode::from_raw_mode(mode))
     }
 
     /// A file in it; no link, and no FIFO, which would wait for its other end.
@@ -140,4 +161,50 @@ impl Old {
         let file = File::from(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?);
         if file.metadata()?.is_file() { read_bounded(file, MAX_JSON) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
+}
+
+/// Brings `dir` to the state that is in its [`NEXT`], from wherever it was left.
+fn finish(dir: &OwnedFd) -> Result<(), Errno> {
+    let next = open_dir(dir, NEXT.as_bytes())?;
+    if rustix::fs::statat(&next, ROOTFS, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        return Ok(());
+    }
+    if let Ok(leaving) = open_dir(&next, LEAVING.as_bytes()) {
+        for name in [ROOTFS, LAYERS, UPPER, WORK, NEW_CONFIG] {
+            rename(dir, name, &leaving, name)?;
+        }
+        rename(&next, LEAVING, &next, LEFT)?;
+    }
+    // An overlay is one by its list of layers.
+    for name in [UPPER, WORK, VOLUMES, CONFIG, NEW_CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS] {
+        rename(&next, name, dir, name)?;
+    }
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&next)?.st_mode & 0o7777);
+    let _ = rustix::fs::fchmod(dir, mode);
+    rename(&next, ROOTFS, dir, ROOTFS)?;
+    let _ = rustix::fs::fsync(dir.as_fd());
+    Ok(())
+}
+
+/// Moves `name`, if it is there.
+fn rename(from: &OwnedFd, name: &str, to: &OwnedFd, target: &str) -> Result<(), Errno> {
+    match rustix::fs::renameat(from, name, to, target) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// The stamp of the container directory `dir`.
+fn recorded(dir: &Path) -> Stamp {
+    Stamp::parse(&fs::read_to_string(dir.join(IMAGE_TXT)).unwrap_or_default())
+}
+
+/// Whether files of the container directory `dir` may belong to subordinate ids: what it records as their map is another one than
+/// `single`.
+pub fn has_subordinate_ids(dir: &Path) -> bool {
+    let single = MapChoice::Single.to_string();
+    let config = File::open(dir.join(CONFIG)).and_then(|file| read_bounded(file, MAX_JSON)).unwrap_or_default();
+    let config = serde_json::from_slice::<Value>(&config).unwrap_or_default();
+    let in_config = config.get("map").and_then(Value::as_str).is_some_and(|map| map != single);
+    in_config || recorded(dir).map.is_some_and(|map| map != single)
 }

@@ -26,13 +26,16 @@ use crate::stream::nameless_in;
 pub fn run(plan: &Unpack, report: &Report) -> Result<(Place, Stamp)> {
     let source = source::open(&plan.image)?;
     let place = Place::of(&plan.dir)?;
-    let old = old(&place, plan)?;
+    let mut old = old(&place, plan)?;
     place.check_parent()?;
     if let Ok(file) = nameless_in(&place.parent) {
         blocks::keep_in(file).or_exit(Exit::Io, || "cannot handle faults")?;
     }
-    let identity = Identity::take(plan.map, report)?;
+    let identity = Identity::take(plan.map, old.as_ref().is_some_and(Old::has_subordinate_ids), report)?;
     place.clean(report);
+    if let Some(old) = &mut old {
+        old.settle(report)?;
+    }
     let opened = Opened::new(source, plan, &place.parent)?;
     let image = opened.image().cloned();
     if let (Some(old), Some(image)) = (&old, &image) {
