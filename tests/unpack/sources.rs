@@ -191,6 +191,39 @@ fn the_platform_is_chosen_from_an_index() {
     gives(&scratch, "image", host);
 }
 
+/// Also where there is only one image, it is not taken for another platform than this machine's in silence.
+#[test]
+fn a_foreign_image_must_be_asked_for() {
+    let scratch = Scratch::new();
+    let mut image = sample();
+    image.config["architecture"] = json!("s390x");
+    let manifest = image.write(&scratch.join("image"));
+    let digest = format!("sha256:{}", manifest.file_name().unwrap().to_str().unwrap());
+    // An entry that does not say what it is for is taken as it is.
+    gives(&scratch, "image", TREE);
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&fs::read(scratch.join("image/index.json")).unwrap()).unwrap();
+    index["manifests"][0]["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    scratch.write("image/index.json", index.to_string());
+    for operand in ["image", "image:latest"] {
+        scratch.run(["d-unpack", operand, "c"]).fails(66).err_has("linux/s390x").err_has("--platform");
+    }
+    scratch.sh("tar -C image -c oci-layout index.json blobs | d-unpack - c").fails(66).err_has("linux/s390x");
+    scratch.run(["d-unpack", "--platform", "linux/s390x", "image", "p"]).ok();
+    gives(&scratch, manifest.to_str().unwrap(), TREE);
+    gives(&scratch, &format!("image:{digest}"), TREE);
+    // As d-pull names it.
+    index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = json!("h:5/lib/a:1+linux/s390x");
+    index["manifests"][0].as_object_mut().unwrap().remove("platform");
+    scratch.write("image/index.json", index.to_string());
+    for name in ["a:1", "h:5/lib/a:1"] {
+        let operand = format!("image:{name}");
+        scratch.run(["d-unpack", &operand, "c"]).fails(66).err_has("linux/s390x");
+        scratch.run(["d-unpack", "--platform=linux/s390x", "--replace", &operand, "p"]).ok();
+        gives(&scratch, &format!("{operand}+linux/s390x"), TREE);
+    }
+}
+
 #[test]
 fn what_is_no_image() {
     let scratch = Scratch::new();
@@ -250,6 +283,19 @@ fn manifests_that_do_not_hold() {
     ] {
         scratch.run(["d-unpack", "-q", name, "c"]).fails(65).err_has(words);
         assert!(!scratch.join("c").exists(), "{name}");
+    }
+    // The sizes of what a descriptor names, wherever it is read from.
+    write("manifest-size", sample(), &|_| ());
+    let index = fs::read_to_string(scratch.join("manifest-size/index.json")).unwrap();
+    let mut index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    index["manifests"][0]["size"] = json!(7);
+    scratch.write("manifest-size/index.json", index.to_string());
+    write("config-size", sample(), &|m| m["config"]["size"] = json!(7));
+    for name in ["manifest-size", "config-size"] {
+        scratch.sh(&format!("tar -C {name} -cf {name}.tar oci-layout index.json blobs")).ok();
+        scratch.run(["d-unpack", "-q", name, "c"]).fails(65).err_has("descriptor says 7");
+        scratch.run(["d-unpack", "-q", &format!("{name}.tar"), "c"]).fails(65).err_has("descriptor says 7");
+        scratch.sh(&format!("cat {name}.tar | d-unpack -q - c")).fails(65).err_has("descriptor says 7");
     }
     // A blob that is listed and not there.
     let image = sample();

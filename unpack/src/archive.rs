@@ -125,9 +125,12 @@ impl Store for Archive {
         }
     }
 
-    fn json(&self, digest: &Digest, _size: Option<u64>) -> Result<Option<Vec<u8>>> {
+    fn json(&self, digest: &Digest, size: Option<u64>) -> Result<Option<Vec<u8>>> {
         let path = digest.blob_path();
         let Some(bytes) = self.small(path.as_os_str().as_encoded_bytes())? else { return Ok(None) };
+        if let Some(size) = size.filter(|size| *size != bytes.len() as u64) {
+            fail!(Exit::Data, "blob {digest} of the archive has {} bytes, its descriptor says {size}", bytes.len());
+        }
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         let found = hasher.finish();

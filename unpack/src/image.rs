@@ -4,12 +4,13 @@
 
 use anyhow::Result;
 use d_common::digest::Digest;
-use d_common::exit::{Exit, OrExit};
+use d_common::exit::{Exit, OrExit, failure};
 use d_common::fail;
 use d_common::image::{Descriptor, ImageConfig, Index, Manifest, media};
 use d_common::layout::Layout;
 use d_common::platform::Platform;
 use serde::Deserialize;
+use serde_json::error::Category;
 
 use crate::archive::Archive;
 use crate::layer::{Content, Promise, missing};
@@ -81,26 +82,33 @@ pub struct LayerRef {
     pub promise: Promise,
 }
 
-/// Finds the image that is `wanted`, for `platform` (the host's, but any will do when there is only one, if it was not asked
-/// for by name). `None`: the store lacks something on the way.
+/// Finds the image that is `wanted`, for `platform` (by default the host's; a manifest that is named by its digest is what it
+/// is). `None`: the store lacks something on the way.
 ///
 /// # Errors
 /// [`Exit::NotFound`] when there is no such image, [`Exit::Data`] when what is there is no image.
 pub fn find(store: &impl Store, wanted: &Wanted, platform: Option<&Platform>) -> Result<Option<Image>> {
     let Some(index) = store.index()? else { return Ok(None) };
-    let mut descriptor = match wanted {
-        Wanted::Digest(digest) => {
-            let known = index.manifests.iter().find(|d| d.digest == *digest).cloned();
-            known.unwrap_or_else(|| bare(digest.clone()))
-        }
-        _ => choose(&index, wanted, platform)?.clone(),
+    let by_digest = |digest: &str| index.manifests.iter().find(|d| d.digest.to_string() == digest).cloned();
+    let (mut descriptor, mut is_sized) = match wanted {
+        Wanted::Digest(digest) => match by_digest(&digest.to_string()) {
+            Some(known) => (known, true),
+            None => (bare(digest.clone()), false),
+        },
+        Wanted::Named(name) => match by_digest(name) {
+            Some(known) => (known, true),
+            None => (choose(&index, wanted, platform)?.clone(), true),
+        },
+        Wanted::Any => (choose(&index, wanted, platform)?.clone(), true),
     };
     let reference = name_of(&descriptor).map(str::to_owned);
     for _ in 0..MAX_NESTING {
-        let size = (descriptor.size > 0).then_some(descriptor.size);
+        let size = is_sized.then_some(descriptor.size);
         let Some(bytes) = store.json(&descriptor.digest, size)? else { return Ok(None) };
         match read_manifest(&bytes, &descriptor)? {
-            Found::Index(index) => descriptor = choose(&index, &Wanted::Any, platform)?.clone(),
+            Found::Index(index) => {
+                (descriptor, is_sized) = (choose(&index, &Wanted::Any, platform)?.clone(), true);
+            }
             Found::Manifest(manifest) => {
                 let Some(config) = store.json(&manifest.config.digest, Some(manifest.config.size))? else {
                     return Ok(None);
@@ -167,7 +175,7 @@ fn image(
     platform: Option<&Platform>,
 ) -> Result<Image> {
     let parsed: ImageConfig =
-        serde_json::from_slice(&config).or_exit(Exit::Data, || "the image's config does not read")?;
+        serde_json::from_slice(&config).map_err(|e| unreadable("the image's config", &config, &e))?;
     let built_for = parsed.platform();
     let diff_ids = parsed.rootfs.diff_ids;
     if diff_ids.len() != layers.len() {
@@ -203,15 +211,15 @@ fn read_manifest(bytes: &[u8], descriptor: &Descriptor) -> Result<Found> {
         manifests: Option<serde::de::IgnoredAny>,
     }
     let digest = &descriptor.digest;
-    let no_image = || format!("{digest} is no image manifest");
-    let shape: Shape = serde_json::from_slice(bytes).or_exit(Exit::Data, no_image)?;
+    let no_image = |e: serde_json::Error| unreadable(&format!("the manifest {digest}"), bytes, &e);
+    let shape: Shape = serde_json::from_slice(bytes).map_err(no_image)?;
     if shape.schema_version == 1 {
         fail!(Exit::Data, "{digest} is a manifest of Docker's schema 1, which has no diff_ids to check; convert it");
     }
     if shape.manifests.is_some() || media::is_index(&descriptor.media_type) {
-        return serde_json::from_slice(bytes).or_exit(Exit::Data, no_image).map(Found::Index);
+        return serde_json::from_slice(bytes).map_err(no_image).map(Found::Index);
     }
-    let manifest: Manifest = serde_json::from_slice(bytes).or_exit(Exit::Data, no_image)?;
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(no_image)?;
     let config_type = &manifest.config.media_type;
     if !config_type.is_empty() && !media::is_config(config_type) {
         let kind = manifest.artifact_type.as_ref().unwrap_or(config_type);
@@ -220,19 +228,39 @@ fn read_manifest(bytes: &[u8], descriptor: &Descriptor) -> Result<Found> {
     Ok(Found::Manifest(Box::new(manifest)))
 }
 
+/// Why the JSON of `what` cannot be used, in words that do not come from this program.
+pub fn unreadable(what: &str, bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
+    let at = format!("line {}, column {}", error.line(), error.column());
+    failure(
+        Exit::Data,
+        match error.classify() {
+            Category::Data if bytes.trim_ascii_start().first() != Some(&b'{') => format!("{what} is no JSON object"),
+            Category::Data => format!("{what} lacks a member, or has one of a wrong type, before {at}"),
+            Category::Eof => format!("{what} ends early"),
+            Category::Syntax | Category::Io => format!("{what} is no JSON at {at}"),
+        },
+    )
+}
+
 /// The entry of an index that is wanted and fits the platform best.
 fn choose<'a>(index: &'a Index, wanted: &Wanted, platform: Option<&Platform>) -> Result<&'a Descriptor> {
     let images: Vec<&Descriptor> = index.manifests.iter().filter(|d| !d.is_attestation()).collect();
+    let mut asked_for = platform.cloned();
     let mut named: Vec<&Descriptor> = match wanted {
         Wanted::Named(name) => {
-            let exact = images.iter().filter(|d| name_of(d) == Some(name)).copied().collect::<Vec<_>>();
-            let loose = || images.iter().filter(|d| name_of(d).is_some_and(|n| matches(n, name))).copied().collect();
-            if exact.is_empty() { loose() } else { exact }
+            let (name, of_name) = split_platform(name);
+            asked_for = asked_for.or(of_name);
+            let called = |fits: &dyn Fn(&str) -> bool| {
+                let fits = |d: &&Descriptor| name_of(d).is_some_and(|n| fits(split_platform(n).0));
+                images.iter().copied().filter(fits).collect::<Vec<_>>()
+            };
+            let exact = called(&|full| full == name);
+            if exact.is_empty() { called(&|full| matches(full, name)) } else { exact }
         }
         _ => images.clone(),
     };
     let list = |images: &[&Descriptor]| {
-        let what = |d: &&Descriptor| match (name_of(d), &d.platform) {
+        let what = |d: &&Descriptor| match (name_of(d), platform_of(d)) {
             (Some(name), _) => name.to_owned(),
             (None, Some(platform)) => platform.to_string(),
             (None, None) => d.digest.to_string(),
@@ -244,19 +272,16 @@ fn choose<'a>(index: &'a Index, wanted: &Wanted, platform: Option<&Platform>) ->
         Wanted::Named(name) => fail!(Exit::NotFound, "{}", no_image(name, &list(&images))),
         _ => fail!(Exit::NotFound, "it lists no image at all"),
     }
-    if named.len() > 1 || platform.is_some() {
-        let host = Platform::host();
-        let wanted = platform.unwrap_or(&host);
-        // An entry that does not say what it is for comes after all that fit.
-        let fit = |d: &Descriptor| d.platform.as_ref().map_or(Some(u32::MAX), |p| wanted.fit(p));
-        let best = named.iter().filter_map(|d| fit(d)).min();
-        let Some(best) = best else {
-            fail!(Exit::NotFound, "no image for {wanted}; there is {}", platforms(&named));
-        };
-        named.retain(|d| fit(d) == Some(best));
-        // One image under several names is one.
-        named.dedup_by(|a, b| a.digest == b.digest);
-    }
+    let for_host = if asked_for.is_none() { "; --platform takes another" } else { "" };
+    let wanted = asked_for.unwrap_or_else(Platform::host);
+    // An entry that does not say what it is for comes after all that fit.
+    let fit = |d: &Descriptor| platform_of(d).map_or(Some(u32::MAX), |p| wanted.fit(&p));
+    let Some(best) = named.iter().filter_map(|d| fit(d)).min() else {
+        fail!(Exit::NotFound, "no image for {wanted}; there is {}{for_host}", platforms(&named));
+    };
+    named.retain(|d| fit(d) == Some(best));
+    // One image under several names is one.
+    named.dedup_by(|a, b| a.digest == b.digest);
     match named.as_slice() {
         [one] => Ok(one),
         several => fail!(Exit::NotFound, "several images: {}; name one behind a colon", list(several)),
@@ -270,7 +295,18 @@ fn no_image(name: &str, names: &str) -> String {
 }
 
 fn platforms(images: &[&Descriptor]) -> String {
-    images.iter().filter_map(|d| d.platform.as_ref()).map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    images.iter().filter_map(|d| platform_of(d)).map(|p| p.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What an image in an index runs on, as it says or as d-pull has it in the name.
+fn platform_of(descriptor: &Descriptor) -> Option<Platform> {
+    descriptor.platform.clone().or_else(|| split_platform(name_of(descriptor)?).1)
+}
+
+/// A name, and the platform that d-pull adds to that of an image for another one (`alpine:3+linux/arm64`).
+fn split_platform(name: &str) -> (&str, Option<Platform>) {
+    let split = name.rsplit_once('+').and_then(|(name, platform)| Some((name, platform.parse().ok()?)));
+    split.map_or((name, None), |(name, platform)| (name, Some(platform)))
 }
 
 /// The name of an image in an index: containerd's and new Docker's full one, else the specification's.
@@ -279,12 +315,10 @@ fn name_of(descriptor: &Descriptor) -> Option<&str> {
     full.or_else(|| descriptor.ref_name())
 }
 
-/// Whether `name` means the image `full`: the whole name, its tag, its end behind a slash, each also without `:latest`. What
-/// d-pull adds for a foreign platform (`+linux/arm64`) may be left out.
+/// Whether `name` means the image `full`: the whole name, its tag, its end behind a slash, each also without `:latest`.
 fn matches(full: &str, name: &str) -> bool {
     let ends = |full: &str| full == name || full.strip_suffix(name).is_some_and(|rest| rest.ends_with(['/', ':']));
-    let plain = full.split('+').next().unwrap_or(full);
-    ends(full) || ends(plain) || plain.strip_suffix(":latest").is_some_and(ends)
+    ends(full) || full.strip_suffix(":latest").is_some_and(ends)
 }
 
 fn bare(digest: Digest) -> Descriptor {
@@ -314,7 +348,8 @@ mod tests {
         for name in ["pine", "alpine:3", "docker.io"] {
             assert!(!matches(full, name), "{name}");
         }
-        assert!(matches("docker.io/library/alpine:3+linux/arm64", "alpine:3"));
+        assert_eq!(split_platform("a:3+linux/arm64"), ("a:3", Some("linux/arm64".parse().unwrap())));
+        assert_eq!(split_platform("a:3+build"), ("a:3+build", None));
     }
 
     fn index(entries: &[(&str, Option<&str>)]) -> Index {
@@ -333,11 +368,25 @@ mod tests {
             let platform = platform.map(|p| p.parse().unwrap());
             choose(&index, wanted, platform.as_ref()).map(|d| index.manifests.iter().position(|m| m == d).unwrap())
         };
-        assert_eq!(at(&Wanted::Named("b".into()), None).unwrap(), 1);
+        let error = at(&Wanted::Named("b".into()), None).unwrap_err().to_string();
+        assert!(error.contains("linux/arm64"), "{error}");
+        assert_eq!(at(&Wanted::Named("b".into()), Some("linux/arm64")).unwrap(), 1);
+        assert_eq!(at(&Wanted::Named("b+linux/arm64".into()), None).unwrap(), 1);
         assert_eq!(at(&Wanted::Any, Some("linux/arm64")).unwrap(), 1);
         assert_eq!(at(&Wanted::Any, Some("linux/arm/v7")).unwrap(), 2);
         let error = at(&Wanted::Named("b".into()), Some("linux/s390x")).unwrap_err().to_string();
         assert!(error.contains("linux/arm64"), "{error}");
         assert!(at(&Wanted::Named("c".into()), None).unwrap_err().to_string().contains("a, b"));
+    }
+
+    #[test]
+    fn d_pulls_names_tell_platforms_apart() {
+        let index = index(&[("h:5/a:latest", None), ("h:5/a:latest+linux/arm64", None)]);
+        for name in ["h:5/a:latest", "a", "a:latest"] {
+            for (platform, expected) in [(None, 0), (Some("linux/arm64".parse().unwrap()), 1)] {
+                let found = choose(&index, &Wanted::Named(name.into()), platform.as_ref()).unwrap();
+                assert_eq!(*found, index.manifests[expected], "{name} {platform:?}");
+            }
+        }
     }
 }
