@@ -47,7 +47,7 @@ fn a_hostile_config_chooses_nothing() {
     let (config, said) = config_of(&image);
     assert_eq!(config, json!({"Volumes": {"/ok": {}}, "map": "single"}));
     for key in
-        ["net", "seccomp", "volume", "ociVersion", "map", "Cmd", "Env", "User", "Hostname", "Volumes", "StopSignal"]
+        ["net", "seccomp", "volume", "ociVersion", "map", "Cmd", "Env", "User", "Hostname", "/home:/mnt", "StopSignal"]
     {
         assert!(said.contains(key), "{key} is told: {said}");
     }

@@ -2,15 +2,15 @@
 //! key, and every value of a wrong type or shape, is dropped here, so that no image chooses an option of d-enter
 //! (d-container(5)).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
-use d_common::exit::{Exit, OrExit};
 use d_common::idmap::MapChoice;
 use d_common::signal::signal_number;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+use crate::image::unreadable;
 
 /// Members of a list that are taken at most.
 const MAX_ITEMS: usize = 4096;
@@ -27,12 +27,12 @@ type Check = fn(&Value) -> Option<Value>;
 /// Docker's keys, in the order in which they are written.
 const KEYS: [(&str, Check); 9] = [
     ("Hostname", hostname),
-    ("WorkingDir", line),
+    ("WorkingDir", directory),
     ("Env", env),
     ("Volumes", volumes),
     ("Entrypoint", strings),
     ("Cmd", strings),
-    ("User", line),
+    ("User", user),
     ("StopSignal", signal),
     ("ExposedPorts", ports),
 ];
@@ -50,29 +50,26 @@ pub struct Converted {
 /// taken is never more than text, and one key's value is read at a time.
 ///
 /// # Errors
-/// [`Exit::Data`] when it is no JSON.
+/// [`d_common::exit::Exit::Data`] when it is no JSON object.
 pub fn convert(image: &[u8], map: MapChoice) -> Result<Converted> {
-    #[derive(Deserialize)]
-    struct Image<'a> {
-        #[serde(borrow)]
-        config: Option<&'a RawValue>,
-    }
-    let image: Image<'_> = serde_json::from_slice(image).or_exit(Exit::Data, || "the image's config does not read")?;
-    // What is no object asks for nothing.
-    let given = image.config.map_or("{}", RawValue::get);
-    let given: BTreeMap<String, &RawValue> = serde_json::from_str(given).unwrap_or_default();
+    let wrong = |e| unreadable("the image's config", image, &e);
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(image).map_err(wrong)?;
+    let given = members.get("config").map(|raw| raw.get()).filter(|text| *text != "null").unwrap_or("{}");
     let mut config = Map::new();
-    let mut dropped: Vec<String> =
-        given.keys().filter(|key| !KEYS.iter().any(|(k, _)| k == key)).take(MAX_ITEMS).cloned().collect();
+    let mut dropped: Vec<String> = members.into_keys().filter(|key| !is_images_own(key)).take(MAX_ITEMS).collect();
+    // What is no object asks for nothing.
+    let given: BTreeMap<String, &RawValue> = serde_json::from_str(given).unwrap_or_else(|_| {
+        dropped.push("config, which is no object".to_owned());
+        BTreeMap::new()
+    });
+    dropped.extend(given.keys().filter(|key| !KEYS.iter().any(|(k, _)| k == key)).take(MAX_ITEMS).cloned());
     for (key, check) in KEYS {
         let Some(text) = given.get(key).map(|raw| raw.get()) else { continue };
         let value = if text.len() > MAX_TEXT { None } else { serde_json::from_str(text).ok() };
         match value.as_ref().map(|value| (value, check(value))) {
             Some((Value::Null, _)) => {}
             Some((value, Some(taken))) => {
-                if !is_same(&taken, value) {
-                    dropped.push(format!("parts of {key}"));
-                }
+                dropped.extend(missing(&taken, value).map(|part| format!("{key} {part}")));
                 if !is_empty(&taken) {
                     config.insert(key.to_owned(), taken);
                 }
@@ -104,10 +101,41 @@ pub fn with_map(text: &str, map: MapChoice) -> Option<String> {
     (old != value).then(|| format!("{}{value}{}", &text[..start], &text[start + old.len()..]))
 }
 
-/// Whether nothing was taken out.
-fn is_same(taken: &Value, given: &Value) -> bool {
-    let len = |v: &Value| v.as_array().map(Vec::len).or(v.as_object().map(Map::len));
-    len(taken) == len(given)
+/// What was taken out of a list or of the keys of an object.
+fn missing(taken: &Value, given: &Value) -> impl Iterator<Item = String> {
+    let parts = |value: &Value| match value {
+        Value::Array(list) => list.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect(),
+        Value::Object(object) => object.keys().cloned().collect(),
+        _ => Vec::new(),
+    };
+    let taken: HashSet<String> = parts(taken).into_iter().collect();
+    parts(given).into_iter().filter(move |part| !taken.contains(part))
+}
+
+/// Whether a member of an image's config is what image-spec config.md, Docker or BuildKit put there, and nobody looks for more.
+fn is_images_own(key: &str) -> bool {
+    const KNOWN: [&str; 19] = [
+        "architecture",
+        "author",
+        "checksum",
+        "comment",
+        "config",
+        "container",
+        "container_config",
+        "created",
+        "docker_version",
+        "history",
+        "id",
+        "os",
+        "os.features",
+        "os.version",
+        "parent",
+        "rootfs",
+        "Size",
+        "throwaway",
+        "variant",
+    ];
+    KNOWN.contains(&key) || key.starts_with("moby.buildkit.")
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -125,8 +153,22 @@ fn string(value: &Value) -> Option<&str> {
 }
 
 /// One line of text.
-fn line(value: &Value) -> Option<Value> {
-    string(value).filter(|s| !s.contains(char::is_control)).map(|s| json!(s))
+fn line(value: &Value) -> Option<&str> {
+    string(value).filter(|s| !s.contains(char::is_control))
+}
+
+/// An absolute path; one that is not is meant from the root, as d-enter has it.
+fn directory(value: &Value) -> Option<Value> {
+    line(value).map(|s| if s.is_empty() || s.starts_with('/') { json!(s) } else { json!(format!("/{s}")) })
+}
+
+/// `USER[:GROUP]`, names or ids of 32 bits; the last of those means "none" to the kernel.
+fn user(value: &Value) -> Option<Value> {
+    let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let fits = |s: &str| !s.contains(':') && (!is_number(s) || s.parse::<u32>().is_ok_and(|id| id != u32::MAX));
+    let text = line(value)?;
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    (fits(user) && fits(group)).then(|| json!(text))
 }
 
 /// A signal that d-enter knows.
@@ -164,11 +206,14 @@ fn volumes(value: &Value) -> Option<Value> {
     })
 }
 
-/// `PORT[/PROTOCOL]`, ports or ranges of them.
+/// `PORT[/PROTOCOL]`, ports or ranges of them, that can be forwarded.
 fn ports(value: &Value) -> Option<Value> {
     keys(value, |port| {
         let (numbers, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-        matches!(protocol, "tcp" | "udp" | "sctp") && numbers.split('-').all(|n| n.parse::<u16>().is_ok_and(|n| n > 0))
+        let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+        let number = |n: &str| n.bytes().all(|b| b.is_ascii_digit()).then(|| n.parse::<u16>().ok())?.filter(|n| *n > 0);
+        let is_range = number(first).zip(number(last)).is_some_and(|(first, last)| first <= last);
+        matches!(protocol, "tcp" | "udp") && is_range
     })
 }
 
@@ -208,15 +253,36 @@ mod tests {
                         "/a/../../b": {}},
             "Env": ["OK=1", "no equals", "=x", "N\u{0}=1", 7, "A\nB=c"],
             "Cmd": ["sh", 1], "Entrypoint": "sh -c", "User": 0, "WorkingDir": "/a\nb", "Hostname": "a b",
-            "ExposedPorts": {"80/xyz": {}, "0": {}, "70000/tcp": {}}, "StopSignal": "SIGFOO",
+            "ExposedPorts": {"80/xyz": {}, "0": {}, "70000/tcp": {}, "80/sctp": {}, "80-70/tcp": {}, "+1": {}, "1-2-3": {}},
+            "StopSignal": "SIGFOO",
         }));
         let expected = json!({"Env": ["OK=1"], "Volumes": {"/ok": {}}, "map": "subid"});
         assert_eq!(c.config, expected);
-        for key in
-            ["net", "ociVersion", "map", "Cmd", "Entrypoint", "User", "StopSignal", "parts of Env", "parts of Volumes"]
-        {
+        for key in [
+            "net",
+            "ociVersion",
+            "map",
+            "Cmd",
+            "Entrypoint",
+            "User",
+            "StopSignal",
+            "Env =x",
+            "Env 7",
+            "WorkingDir",
+            "Volumes /home:/mnt",
+            "Volumes relative",
+            "ExposedPorts 80/sctp",
+            "ExposedPorts 80-70/tcp",
+            "ExposedPorts 1-2-3",
+        ] {
             assert!(c.dropped.iter().any(|d| d == key), "{key} in {:?}", c.dropped);
         }
+        for user in ["a:b:c", "99999999999", "4294967295", "a:99999999999", "a\nb"] {
+            assert_eq!(converted(&json!({ "User": user })).dropped, ["User"], "{user}");
+        }
+        assert_eq!(converted(&json!({ "WorkingDir": "app" })).config["WorkingDir"], "/app");
+        let c = convert(br#"{"net":true,"os":"linux","config":["x"]}"#, MapChoice::Subid).unwrap();
+        assert_eq!(c.dropped, ["net", "config, which is no object"]);
     }
 
     #[test]
@@ -240,7 +306,7 @@ mod tests {
 
     #[test]
     fn nonsense_and_nulls_are_nothing() {
-        for config in [json!(null), json!([]), json!("x"), json!({"Env": null, "Cmd": null, "Volumes": null})] {
+        for config in [json!(null), json!({}), json!({"Env": null, "Cmd": null, "Volumes": null})] {
             assert_eq!(converted(&config), Converted { config: json!({"map": "subid"}), dropped: vec![] });
         }
         let many: Vec<String> = (0..=MAX_ITEMS).map(|i| format!("A{i}=")).collect();
