@@ -157,6 +157,25 @@ fn layers_live_as_long_as_a_container_needs_them() {
 }
 
 #[test]
+fn the_cache_is_private_and_what_is_strange_in_it_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    image([vec![E::file("a", "")]]).write(&scratch.join("one"));
+    let layers = scratch.cache().join("layers");
+    scratch.sh("mkdir -p cache/d-utils/layers/dir cache/d-utils/layers/roots/dir; chmod 777 cache/d-utils/layers").ok();
+    scratch.write("cache/d-utils/layers/stray", "");
+    scratch.run(["d-unpack", "--layers", "one", "c"]).ok();
+    let mode = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(layers.clone()), 0o700);
+    for name in scratch.names("cache/d-utils/layers/roots").iter().filter(|name| name.len() == 64) {
+        assert_eq!(mode(layers.join("roots").join(name)), 0o600);
+    }
+    scratch.run(["d-unpack", "--remove", "c"]).ok();
+    scratch.run(["d-unpack", "--gc"]).ok().err_has("stray").err_has("layers/dir").err_has("roots/dir");
+    assert_eq!(scratch.names("cache/d-utils/layers"), ["dir", "roots", "stray"]);
+}
+
+#[test]
 fn options_that_change_content_make_layers_of_their_own() {
     let scratch = Scratch::new();
     let manifest = image([vec![E::file("a", "").mode(0o4755)]]).write(&scratch.join("image"));

@@ -8,11 +8,12 @@
 //! each DIR's list, whose other name follows DIR wherever it is moved on that filesystem.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -41,6 +42,9 @@ const ROOTS: &str = "roots";
 
 /// How the hard links of their lists are called there; the inode's number follows.
 const LINK: &str = "list-";
+
+/// How the name of a directory of several layers ends.
+const STACK: &str = "-stack";
 
 /// Makes DIR an overlay of the image's layers.
 ///
@@ -117,6 +121,7 @@ impl<'a> Store<'a> {
         let cannot = || format!("cannot use {}", root.display());
         DirBuilder::new().recursive(true).mode(0o700).create(root.join(ROOTS)).or_exit(Exit::CantCreate, cannot)?;
         let root = root.canonicalize().or_exit(Exit::CantCreate, cannot)?;
+        make_private(&root)?;
         if root.as_os_str().as_bytes().contains(&b'\n') {
             fail!(Exit::CantCreate, "{}: a newline in the path of a cache of layers", cannot());
         }
@@ -142,7 +147,7 @@ impl<'a> Store<'a> {
     /// Where `stack` as one directory is or will be. It is not a layer's, also where it has only one.
     fn dir_of_stack(&self, stack: &[Layer]) -> PathBuf {
         let mut name = self.dir(stack).into_os_string();
-        name.push("-stack");
+        name.push(STACK);
         name.into()
     }
 
@@ -194,13 +199,28 @@ impl<'a> Store<'a> {
         let roots = self.root.join(ROOTS);
         let path = place.path.as_os_str().as_bytes();
         let file = roots.join(Digest::of(path).hex());
-        fs::write(&file, path).or_exit(Exit::CantCreate, || format!("cannot write {}", file.display()))?;
+        let cannot = || format!("cannot write {}", file.display());
+        let open = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
+        open.and_then(|mut open| open.write_all(path)).or_exit(Exit::CantCreate, cannot)?;
         // On another filesystem the path must do.
         let list = hidden.path.join(LAYERS);
         let inode = list.metadata().or_exit(Exit::Io, || format!("cannot look at {}", list.display()))?.ino();
         let _ = fs::hard_link(&list, roots.join(format!("{LINK}{inode}")));
         Ok(())
     }
+}
+
+/// Sees to it that nobody else gets at the layers: a setuid file in them is setuid to me outside.
+fn make_private(dir: &Path) -> Result<()> {
+    let cannot = || format!("cannot use {}", dir.display());
+    let meta = dir.metadata().or_exit(Exit::CantCreate, cannot)?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        fail!(Exit::CantCreate, "{}: it belongs to somebody else; take another --cache", cannot());
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).or_exit(Exit::CantCreate, cannot)?;
+    }
+    Ok(())
 }
 
 /// Locks the cache of layers when it is free.
@@ -232,11 +252,16 @@ pub fn collect(cache: &Path, report: &Report) -> Result<()> {
     // The layers may belong to subordinate ids.
     Identity::take_to_delete(true, report)?;
     let _lock = in_turn(&root, Sharing::Exclusive, report).or_exit(Exit::CantCreate, cannot)?;
-    let needed = needed(&root).or_exit(Exit::Io, cannot)?;
+    let needed = needed(&root, report).or_exit(Exit::Io, cannot)?;
     let parent = fs::File::open(&root).or_exit(Exit::Io, cannot)?;
     for entry in fs::read_dir(&root).or_exit(Exit::Io, cannot)?.flatten() {
         let name = entry.file_name();
-        if name != ROOTS && !needed.contains(&root.join(&name)) && !needed.contains(&canonical(&root).join(&name)) {
+        if name == ROOTS {
+            continue;
+        }
+        if !is_layers(&name) || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            report.warn(format!("{} is no layer and stays", root.join(&name).display()));
+        } else if !needed.contains(&root.join(&name)) && !needed.contains(&canonical(&root).join(&name)) {
             crate::remove::tree(&parent, name.as_bytes()).or_exit(Exit::Io, cannot)?;
             report.info(format!("removed {}", root.join(&name).display()));
         }
@@ -244,14 +269,27 @@ pub fn collect(cache: &Path, report: &Report) -> Result<()> {
     Ok(())
 }
 
+/// Whether d-unpack calls a layer so, or one in the making ([`Place`]).
+fn is_layers(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let is_digest = |name: &[u8]| name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit);
+    let (start, end) = name.split_at(name.len().min(64));
+    let is_finished = is_digest(start) && (end.is_empty() || end == STACK.as_bytes());
+    is_finished || name.get(1..65).is_some_and(is_digest) && name.starts_with(b".")
+}
+
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The layers of all containers that are there.
-fn needed(root: &Path) -> io::Result<HashSet<PathBuf>> {
+fn needed(root: &Path, report: &Report) -> io::Result<HashSet<PathBuf>> {
     let mut needed = HashSet::new();
     for entry in fs::read_dir(root.join(ROOTS))?.flatten() {
+        if !entry.file_type()?.is_file() {
+            report.warn(format!("{} names no container and stays", entry.path().display()));
+            continue;
+        }
         if entry.file_name().as_bytes().starts_with(LINK.as_bytes()) {
             // The last name of a list is no container's.
             match entry.metadata()?.nlink() {
@@ -261,7 +299,7 @@ fn needed(root: &Path) -> io::Result<HashSet<PathBuf>> {
             continue;
         }
         let dir = fs::read(entry.path())?;
-        let dir = Path::new(std::ffi::OsStr::from_bytes(&dir));
+        let dir = Path::new(OsStr::from_bytes(&dir));
         match fs::read_to_string(dir.join(LAYERS)) {
             Ok(list) => needed.extend(list.lines().map(PathBuf::from)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
