@@ -125,7 +125,9 @@ impl<'a> Applier<'a> {
                 Whiteouts::Remove => self.touched.opaque(&mut self.tree, &path),
                 Whiteouts::Keep => self.overlay_opaque(&path, entry),
             },
-            Change::Put(place) if self.exclude.matches(&place.path()) => self.exclude(&place, entry, data),
+            Change::Put(place) if self.exclude.matches(&place.path(), entry.kind == Kind::Directory) => {
+                self.exclude(&place, entry, data)
+            }
             Change::Put(place) => self.put(&place, entry, data, fate),
         }
     }
@@ -167,7 +169,7 @@ impl<'a> Applier<'a> {
     fn leave_out(&mut self, dir: &Found, place: &Place, entry: &Entry, fate: &mut Fate<'_>) -> Result<()> {
         if entry.kind == Kind::HardLink {
             let path = normal(&entry.link)?;
-            if !self.exclude.matches(&path) && !fate.has_left_out(&path) {
+            if !self.exclude.matches(&path, false) && !fate.has_left_out(&path) {
                 self.link_target(&path, fate)?;
             }
         } else {
@@ -245,7 +247,7 @@ impl<'a> Applier<'a> {
 
     fn hard_link(&mut self, dir: &Found, name: &[u8], entry: &Entry, fate: &mut Fate<'_>) -> Result<()> {
         let path = normal(&entry.link)?;
-        if self.exclude.matches(&path) {
+        if self.exclude.matches(&path, false) {
             return self.link_to_excluded(dir, name, &path, entry);
         }
         let (there, target) = self.link_target(&path, fate)?;

@@ -1,7 +1,8 @@
 //! `--exclude GLOB`: which paths of an image are left out.
 //!
 //! As in .gitignore: a pattern without a slash is matched against each name, one with a slash against the whole path from the
-//! root; `*` and `?` stop at slashes, `**` does not. What matches takes all beneath it along.
+//! root; `*` and `?` stop at slashes, `**` does not; a slash at its end matches directories only. What matches takes all beneath
+//! it along.
 
 /// The patterns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ struct Pattern {
     /// Components of an anchored pattern, or the one name of a free one.
     parts: Vec<Vec<u8>>,
     is_anchored: bool,
+    /// Whether it matches directories only.
+    is_for_dirs: bool,
 }
 
 impl Exclude {
@@ -23,7 +26,8 @@ impl Exclude {
             let trimmed = glob.trim_end_matches('/');
             let inner = trimmed.strip_prefix("./").unwrap_or(trimmed).trim_start_matches('/');
             let parts = inner.split('/').filter(|p| !p.is_empty()).map(|p| p.as_bytes().to_vec()).collect();
-            Pattern { text: glob.clone(), parts, is_anchored: trimmed.contains('/') }
+            let (is_anchored, is_for_dirs) = (trimmed.contains('/'), trimmed.len() < glob.len());
+            Pattern { text: glob.clone(), parts, is_anchored, is_for_dirs }
         };
         Self(globs.iter().map(pattern).filter(|p| !p.parts.is_empty()).collect())
     }
@@ -33,16 +37,19 @@ impl Exclude {
         self.0.iter().map(|p| p.text.as_str())
     }
 
-    /// Whether the path (without a leading slash) or a directory above it is excluded.
-    pub fn matches(&self, path: &[u8]) -> bool {
+    /// Whether the path (without a leading slash), of a directory or of something else, or a directory above it is excluded.
+    pub fn matches(&self, path: &[u8], is_dir: bool) -> bool {
         if self.0.is_empty() {
             return false;
         }
         let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
-        self.0.iter().any(|pattern| match (pattern.is_anchored, pattern.parts.as_slice()) {
-            (true, parts) => (1..=names.len()).any(|n| path_matches(parts, &names[..n])),
-            (false, [part]) => names.iter().any(|name| name_matches(part, name)),
-            (false, _) => false,
+        self.0.iter().any(|pattern| {
+            let names = if pattern.is_for_dirs && !is_dir { &names[..names.len() - 1] } else { &names[..] };
+            match (pattern.is_anchored, pattern.parts.as_slice()) {
+                (true, parts) => (1..=names.len()).any(|n| path_matches(parts, &names[..n])),
+                (false, [part]) => names.iter().any(|name| name_matches(part, name)),
+                (false, _) => false,
+            }
         })
     }
 }
@@ -150,9 +157,15 @@ mod tests {
             ("", "a", false),
             ("/", "a", false),
         ] {
-            assert_eq!(Exclude::new(&[glob.to_owned()]).matches(path.as_bytes()), expected, "{glob} {path}");
+            assert_eq!(Exclude::new(&[glob.to_owned()]).matches(path.as_bytes(), false), expected, "{glob} {path}");
+        }
+        for (glob, expected) in [("doc/", true), ("usr/doc/", true), ("/doc/", false), ("usr/**/", true)] {
+            let exclude = Exclude::new(&[glob.to_owned()]);
+            assert_eq!(exclude.matches(b"usr/doc", true), expected, "{glob}");
+            assert_eq!(exclude.matches(b"usr/doc/x", false), expected, "{glob}");
+            assert!(!exclude.matches(b"usr/doc", false), "{glob}");
         }
         let long = "a*".repeat(40) + "b";
-        assert!(!Exclude::new(&[long]).matches(&b"a".repeat(250)));
+        assert!(!Exclude::new(&[long]).matches(&b"a".repeat(250), false));
     }
 }

@@ -118,12 +118,12 @@ impl Survey {
         let target = if entry.kind == Kind::HardLink { Place::of(&normal(&entry.link)?) } else { None };
         if let Some(target) = &target {
             self.link_targets.insert(self.hasher.hash_one(&target.name));
-            if exclude.matches(&target.path()) {
+            if exclude.matches(&target.path(), false) {
                 return Ok(());
             }
         }
         match Change::of(&entry.path)? {
-            Change::Put(place) if entry.kind != Kind::Directory && !exclude.matches(&place.path()) => {
+            Change::Put(place) if entry.kind != Kind::Directory && !exclude.matches(&place.path(), false) => {
                 raise(&mut self.kills, self.hasher.hash_one(place.path()), layer);
             }
             Change::Whiteout(place) => raise(&mut self.kills, self.hasher.hash_one(place.path()), layer),
