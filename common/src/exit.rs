@@ -101,7 +101,7 @@ impl<T> OrExit<T> for Option<T> {
     }
 }
 
-/// The exit code of an error: a full or read-only disk is always [`Exit::CantCreate`]; else the outermost code given with
+/// The exit code of an error: a full or read-only disk, a quota or limit that is used up, is always [`Exit::CantCreate`]; else the outermost code given with
 /// [`OrExit`] or [`failure`]; else what the first I/O error in the chain means; else [`Exit::Io`].
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let kind = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Errno>() {
@@ -109,7 +109,12 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         None => cause.downcast_ref::<io::Error>().map(io::Error::kind),
     };
     let kinds: Vec<io::ErrorKind> = error.chain().filter_map(kind).collect();
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::QuotaExceeded];
+    let full = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::FileTooLarge,
+    ];
     if kinds.iter().any(|kind| full.contains(kind)) {
         return Exit::CantCreate;
     }

@@ -417,3 +417,11 @@ fn failures_come_in_the_order_of_the_operands() {
     let done = scratch.run(["d-unpack", "--remove", "/"]).fails(73);
     done.expect(!done.err().contains("create"), "not a word of creating");
 }
+
+#[test]
+fn a_limit_of_file_sizes_is_told() {
+    let scratch = Scratch::new();
+    scratch.write("big.tar", tar([E::file("big", vec![0; 1 << 20])]));
+    scratch.sh("ulimit -f 100; d-unpack big.tar c").fails(73).err_has("File too large");
+    scratch.sh("ulimit -f 100; d-unpack - c < big.tar").fails(73).err_has("File too large");
+}

@@ -55,8 +55,9 @@ use d_common::container::Stamp;
 use d_common::exit::Exit;
 use d_common::output;
 use d_common::report::Report;
+use d_common::sys;
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit, umask};
 use serde_json::json;
 
 use place::Place;
@@ -70,6 +71,8 @@ pub fn run(plan: &Plan, report: &Report) -> Result<Option<Exit>> {
     // Modes are the image's; whiteouts in deep trees hold a descriptor a level.
     umask(Mode::empty());
     raise_descriptor_limit();
+    // A file that grows over its limit (`ulimit -f`) is a failed write(2).
+    sys::ignore_signal(Signal::XFSZ.as_raw());
     match plan {
         Plan::Unpack(plan) => {
             let (place, stamp) = unpack::run(plan, report)?;

@@ -372,8 +372,8 @@ pub fn timespec(time: Time) -> Timespec {
 pub fn failed(errno: Errno, step: &str, path: &[u8]) -> anyhow::Error {
     let exit = match errno {
         Errno::NAMETOOLONG | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NOENT | Errno::INVAL => Exit::Data,
-        Errno::ILSEQ | Errno::MLINK | Errno::FBIG | Errno::EXIST => Exit::Data,
-        Errno::PERM | Errno::ACCESS => Exit::CantCreate,
+        Errno::ILSEQ | Errno::MLINK | Errno::EXIST => Exit::Data,
+        Errno::PERM | Errno::ACCESS | Errno::FBIG => Exit::CantCreate,
         _ => Exit::Io,
     };
     let path = if path.is_empty() { "the root directory".into() } else { String::from_utf8_lossy(path) };
