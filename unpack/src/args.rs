@@ -67,7 +67,7 @@ pub const TOOL: Tool<Args> = Tool {
             "Let others in: DIR gets mode 0755 and loses setuid and setgid bits"),
         opt("--max-size SIZE", One(|a, v| one(&mut a.max_size, size(&text(v)?)?)),
             "Most bytes to unpack: a number with K, M, G or T [default: 64G]"),
-        opt("--max-files N", One(|a, v| one(&mut a.max_files, parsed(v)?)),
+        opt("--max-files N", One(|a, v| one(&mut a.max_files, number(&text(v)?)?)),
             "Most entries to unpack [default: 10000000]"),
         opt("--cache DIR", One(|a, v| one(&mut a.cache, path(v)?)),
             "Where the unpacked layers of --layers are kept [env: D_CACHE]"),
@@ -100,6 +100,11 @@ pub const TOOL: Tool<Args> = Tool {
 fn replace(value: OsString) -> Result<String, Wrong> {
     let word = text(value)?;
     if word.is_empty() || word == "all" { Ok(word) } else { Err("the only value is \"all\"".to_owned()) }
+}
+
+/// A number of entries.
+fn number(text: &str) -> Result<u64, Wrong> {
+    text.parse().map_err(|_| "expected a number, as 100000".to_owned())
 }
 
 /// A size in bytes: `5`, `5K`, `5M`, `5G`, `5T`, powers of 1024.
