@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use d_common::container::{IMAGE_TXT, UNFINISHED, VOLUMES};
+use d_common::container::{IMAGE_TXT, NEXT, UNFINISHED, VOLUMES};
 use d_common::exit::{Exit, exit_of, failure};
 use d_common::fail;
 use d_common::report::{Report, chain};
@@ -25,8 +25,9 @@ use crate::replace::has_subordinate_ids;
 /// # Errors
 /// Those of entering a user namespace.
 pub fn run(dirs: &[PathBuf], volumes: bool, report: &Report) -> Result<Option<Exit>> {
-    // What says nothing of a map, or is not there any more, may need subordinate ids, too.
-    let may_need_others = |dir: &PathBuf| has_subordinate_ids(dir) || !dir.join(IMAGE_TXT).exists();
+    // What says nothing of a map, is not there any more, or is half replaced may need subordinate ids, too.
+    let is_whole = |dir: &PathBuf| dir.join(IMAGE_TXT).exists() && !dir.join(NEXT).exists();
+    let may_need_others = |dir: &PathBuf| has_subordinate_ids(dir) || !is_whole(dir);
     let lacks = Identity::take_to_delete(dirs.iter().any(may_need_others), report)?;
     let mut first = None;
     for dir in dirs {

@@ -14,7 +14,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use d_common::container::{CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS, NEXT, ROOTFS, Stamp, UPPER, VOLUMES, WORK};
+use d_common::container::{
+    CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS, NEXT, ROOTFS, Sharing, Stamp, UPPER, VOLUMES, WORK, lock,
+};
 use d_common::exit::{Exit, OrExit};
 use d_common::idmap::MapChoice;
 use d_common::layout::{MAX_JSON, read_bounded};
@@ -61,9 +63,9 @@ impl Old {
         Ok(Self { place: place.clone(), path, dir, _lock: lock, stamp })
     }
 
-    /// Whether files in it may belong to subordinate ids.
+    /// Whether files in it, or in what a killed run left, may belong to subordinate ids.
     pub fn has_subordinate_ids(&self) -> bool {
-        has_subordinate_ids(&self.path)
+        self.path.join(NEXT).exists() || has_subordinate_ids(&self.path)
     }
 
     /// Ends what a killed run has begun.
@@ -83,6 +85,8 @@ impl Old {
         finish(&self.dir).map_err(io::Error::from).or_exit(Exit::CantCreate, || {
             format!("cannot replace {}; the same command goes on", self.path.display())
         })?;
+        // Beside DIR, where it goes now, it is not a dead run's.
+        let _lock = lock(&self.path.join(NEXT), Sharing::Exclusive);
         self.place.retire(&self.dir, NEXT.as_ref(), report);
         Ok(())
     }
@@ -155,12 +159,16 @@ impl Old {
         write_at(dir, CONFIG, new.as_bytes(), Mode::from_raw_mode(mode))
     }
 
-    /// A file in it; no link, and no FIFO, which would wait for its other end.
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?);
-        if file.metadata()?.is_file() { read_bounded(file, MAX_JSON) } else { Err(io::ErrorKind::InvalidInput.into()) }
+        read(&self.path.join(name))
     }
+}
+
+/// A file of a container directory; no link, and no FIFO, which would wait for its other end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { read_bounded(file, MAX_JSON) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// Brings `dir` to the state that is in its [`NEXT`], from wherever it was left.
@@ -196,15 +204,14 @@ fn rename(from: &OwnedFd, name: &str, to: &OwnedFd, target: &str) -> Result<(), 
 
 /// The stamp of the container directory `dir`.
 fn recorded(dir: &Path) -> Stamp {
-    Stamp::parse(&fs::read_to_string(dir.join(IMAGE_TXT)).unwrap_or_default())
+    Stamp::parse(&String::from_utf8_lossy(&read(&dir.join(IMAGE_TXT)).unwrap_or_default()))
 }
 
 /// Whether files of the container directory `dir` may belong to subordinate ids: what it records as their map is another one than
 /// `single`.
 pub fn has_subordinate_ids(dir: &Path) -> bool {
     let single = MapChoice::Single.to_string();
-    let config = File::open(dir.join(CONFIG)).and_then(|file| read_bounded(file, MAX_JSON)).unwrap_or_default();
-    let config = serde_json::from_slice::<Value>(&config).unwrap_or_default();
+    let config = serde_json::from_slice::<Value>(&read(&dir.join(CONFIG)).unwrap_or_default()).unwrap_or_default();
     let in_config = config.get("map").and_then(Value::as_str).is_some_and(|map| map != single);
     in_config || recorded(dir).map.is_some_and(|map| map != single)
 }
