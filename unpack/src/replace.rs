@@ -21,7 +21,7 @@ use d_common::exit::{Exit, OrExit};
 use d_common::idmap::MapChoice;
 use d_common::layout::{MAX_JSON, read_bounded};
 use d_common::report::Report;
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -129,9 +129,26 @@ impl Old {
                 .or_exit(Exit::CantCreate, || format!("cannot write {NEW_CONFIG}"))?;
             self.record_map(identity, &hidden.dir)?;
         }
+        self.check_moves(&hidden)?;
         hidden.make_dir(LEAVING, Mode::RWXU)?;
         hidden.enter(&self.dir, NEXT)?;
         self.finish(report)
+    }
+
+    /// Whether all directories can be moved: to do so one must be able to write them (rename(2), EACCES). To know it when the old
+    /// root filesystem is gone is too late.
+    fn check_moves(&self, hidden: &Hidden) -> Result<()> {
+        for name in [ROOTFS, UPPER, WORK] {
+            for dir in [&self.dir, &hidden.dir] {
+                if let Err(e @ Errno::ACCESS) = rustix::fs::accessat(dir, name, Access::WRITE_OK, AtFlags::EACCESS) {
+                    let path = self.path.display();
+                    return Err(io::Error::from(e)).or_exit(Exit::CantCreate, || {
+                        format!("cannot replace {path}: its {name} cannot be moved by this user, under this map")
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether config.json is anything but what the old image gave. The map does not count: it is d-unpack's own.
