@@ -163,8 +163,11 @@ pub fn decide(choice: MapChoice, facts: &Facts, inside: (u32, u32)) -> Result<De
     }
 }
 
-/// The maps of many ids, or why there is none.
-fn wide(facts: &Facts, kind: MapChoice) -> Result<Decision, String> {
+/// The map of many ids, or why there is none.
+///
+/// # Errors
+/// What is missing, and what to do about it.
+pub fn wide(facts: &Facts, kind: MapChoice) -> Result<Decision, String> {
     let no_ranges = facts.uid_ranges.is_empty() || facts.gid_ranges.is_empty();
     if facts.privileged && no_ranges {
         // A root (of a container, often) without ranges of its own: the ids that exist here, one to one.

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 
 use anyhow::Result;
 use d_common::exit::{Exit, Failure, failure};
-use d_common::idmap::{Facts, IdMap, MapChoice, decide, to_inside, to_outside};
+use d_common::idmap::{Facts, IdMap, MapChoice, decide, to_inside, to_outside, wide};
 use d_common::report::{Report, chain};
 use d_common::userns;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -64,8 +64,7 @@ impl Identity {
         }
         let map = IdMap::single(&facts, 0, 0);
         // Root is the same one in a wider namespace, and no owners are written in either.
-        let enter_wide = || decide(MapChoice::Subid, &facts, (0, 0)).and_then(|wide| userns::enter(&wide.map, false));
-        if are_others && enter_wide().is_ok() {
+        if are_others && enter_wide(&facts).is_ok() {
             tell(warning.as_deref(), report);
             return Ok(Self { map, owners: Owners::Mine, is_mighty: true, me: (0, 0) });
         }
@@ -84,10 +83,11 @@ impl Identity {
     /// # Errors
     /// As [`Identity::take`].
     pub fn take_to_delete(are_others: bool, report: &Report) -> Result<Option<anyhow::Error>> {
-        if userns::facts().privileged {
+        let facts = userns::facts();
+        if facts.privileged {
             return Ok(None);
         }
-        let wide = if are_others { Self::take(MapChoice::Subid, false, report).map(drop) } else { Ok(()) };
+        let wide = if are_others { enter_wide(&facts) } else { Ok(()) };
         if wide.is_err() || !are_others {
             Self::take(MapChoice::Single, false, report)?;
         }
@@ -152,6 +152,12 @@ impl Identity {
             Owners::Inside | Owners::Mine => None,
         }
     }
+}
+
+/// Enters a namespace with all subordinate ids.
+fn enter_wide(facts: &Facts) -> Result<()> {
+    let wide = wide(facts, MapChoice::Subid).map_err(|why| failure(Exit::Unavailable, why))?;
+    userns::enter(&wide.map, false)
 }
 
 fn tell(warning: Option<&str>, report: &Report) {
