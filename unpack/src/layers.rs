@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use d_common::container::{LAYERS, ROOTFS, Sharing, UPPER, WORK, lock, lock_in_turn};
+use d_common::container::{LAYERS, NEXT, ROOTFS, Sharing, UPPER, WORK, lock, lock_in_turn};
 use d_common::digest::Digest;
 use d_common::exit::{Exit, OrExit, exit_of};
 use d_common::fail;
@@ -300,7 +300,12 @@ fn needed(root: &Path, report: &Report) -> io::Result<HashSet<PathBuf>> {
         }
         let dir = fs::read(entry.path())?;
         let dir = Path::new(OsStr::from_bytes(&dir));
-        match fs::read_to_string(dir.join(LAYERS)) {
+        let mut list = fs::read_to_string(dir.join(LAYERS));
+        if let Ok(next) = fs::read_to_string(dir.join(NEXT).join(LAYERS)) {
+            // A killed --replace will be finished.
+            list = Ok(list.unwrap_or_default() + &next);
+        }
+        match list {
             Ok(list) => needed.extend(list.lines().map(PathBuf::from)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 fs::remove_file(entry.path())?;
