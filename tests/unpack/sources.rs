@@ -216,6 +216,8 @@ fn a_foreign_image_must_be_asked_for() {
     index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = json!("h:5/lib/a:1+linux/s390x");
     index["manifests"][0].as_object_mut().unwrap().remove("platform");
     scratch.write("image/index.json", index.to_string());
+    // Who has pulled it so has asked for it.
+    gives(&scratch, "image", TREE);
     for name in ["a:1", "h:5/lib/a:1"] {
         let operand = format!("image:{name}");
         scratch.run(["d-unpack", &operand, "c"]).fails(66).err_has("linux/s390x");

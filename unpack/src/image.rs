@@ -257,7 +257,13 @@ fn choose<'a>(index: &'a Index, wanted: &Wanted, platform: Option<&Platform>) ->
             let exact = called(&|full| full == name);
             if exact.is_empty() { called(&|full| matches(full, name)) } else { exact }
         }
-        _ => images.clone(),
+        _ => {
+            // d-pull was asked for that platform: `d-pull --platform linux/arm64 -o - X | d-unpack - DIR`.
+            if let [only] = images.as_slice() {
+                asked_for = asked_for.or_else(|| split_platform(name_of(only)?).1);
+            }
+            images.clone()
+        }
     };
     let list = |images: &[&Descriptor]| {
         let what = |d: &&Descriptor| match (name_of(d), platform_of(d)) {
