@@ -28,7 +28,7 @@ pub const LAYERS: &str = "layers";
 pub const UPPER: &str = "upper";
 /// The overlay's own work directory.
 pub const WORK: &str = "work";
-/// The new state of a directory that is being replaced. Where it has a root filesystem, the directory has none, or half a change.
+/// The new state of a directory that is being replaced. Where it has an image.txt, the directory has half a change.
 pub const NEXT: &str = ".next";
 
 /// `image.txt`: what DIR was made of. Lines `KEY VALUE`; unknown keys are ignored.

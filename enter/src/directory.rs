@@ -126,16 +126,13 @@ impl Directory {
 }
 
 fn filesystem(dir: &Path) -> Result<Filesystem> {
+    if dir.join(container::NEXT).join(container::IMAGE_TXT).exists() {
+        let shown = dir.display();
+        fail!(Exit::Enter, "{shown} is half replaced: a d-unpack --replace was killed; run the same again");
+    }
     let list = match fs::read_to_string(dir.join(container::LAYERS)) {
         Ok(list) => list,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let rootfs = dir.join(container::ROOTFS);
-            if !rootfs.exists() && dir.join(container::NEXT).exists() {
-                let shown = dir.display();
-                fail!(Exit::Enter, "{shown} is half replaced: a d-unpack --replace was killed; run the same again");
-            }
-            return Ok(Filesystem::Folder(rootfs));
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Filesystem::Folder(dir.join(container::ROOTFS))),
         Err(e) => return Err(e).or_exit(Exit::Enter, || format!("cannot read {}/layers", dir.display())),
     };
     let layers: Vec<PathBuf> = list.lines().filter(|l| !l.is_empty()).map(PathBuf::from).collect();

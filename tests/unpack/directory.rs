@@ -330,8 +330,8 @@ fn the_check_reports_each_map() {
     }
 }
 
-/// Killed before any of its renames, a replacement leaves a container that is the old one, the new one, or none; and the next one
-/// gives what it should, with all that is the user's.
+/// Killed before any of its renames, a replacement leaves a container that is the old one, the new one, or one that d-enter refuses;
+/// and the next one gives what it should, with all that is the user's.
 #[test]
 fn a_killed_replacement_is_finished_by_the_next() {
     if !have("strace") {
@@ -357,8 +357,10 @@ fn a_killed_replacement_is_finished_by_the_next() {
                 break;
             }
             kills += 1;
-            if scratch.join("c/rootfs").exists() {
-                let is = read(&scratch, "c/rootfs/f");
+            let is = read(&scratch, "c/rootfs/f");
+            if scratch.join("c/.next/image.txt").exists() {
+                scratch.run(["d-enter", "c"]).fails(125).err_has("half replaced");
+            } else {
                 assert_eq!(config(&scratch, "c/config.json")["Cmd"], cmd(&is), "killed at {kills}");
                 assert_eq!(config(&scratch, "c/image.json")["config"]["Cmd"], json!([is]), "killed at {kills}");
             }

@@ -3,12 +3,12 @@
 //! What the image gave is replaced; what the user gave stays: volumes/, other files, and a config.json that differs from the one
 //! that the old image gave, as dpkg treats conffiles.
 //!
-//! All that is new is made ready in a directory, which is renamed to `DIR/.next`: that decides. Then the old root filesystem
-//! leaves first and the new one arrives last, so that whoever comes by when a run was killed in between finds either a container
-//! that is whole or none; and the next run goes on where that one ended ([`Old::settle`]).
+//! All that is new is made ready in a directory, which is renamed to `DIR/.next`: that decides. The root filesystems are exchanged
+//! first, so that there always is one, and image.txt arrives last. As long as it has not, d-enter refuses the directory, and the
+//! next run goes on where a killed one ended ([`Old::settle`]).
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use d_common::exit::{Exit, OrExit};
 use d_common::idmap::MapChoice;
 use d_common::layout::{MAX_JSON, read_bounded};
 use d_common::report::Report;
-use rustix::fs::{Access, AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -38,6 +38,8 @@ const NEW_CONFIG: &str = "config.json.new";
 /// Where the old state goes, in [`NEXT`]: while it is being taken away, and when all of it was.
 const LEAVING: &str = "leaving";
 const LEFT: &str = "left";
+/// And the inode of the new root filesystem, by which it is known.
+const NUMBER: &str = "number";
 
 /// A container directory that is there, locked.
 pub struct Old {
@@ -131,6 +133,9 @@ impl Old {
         }
         self.check_moves(&hidden)?;
         hidden.make_dir(LEAVING, Mode::RWXU)?;
+        let number =
+            number(&hidden.dir).map_err(io::Error::from).or_exit(Exit::Io, || "cannot look at the new rootfs")?;
+        write_at(&hidden.dir, NUMBER, number.to_string().as_bytes(), Mode::RUSR)?;
         hidden.enter(&self.dir, NEXT)?;
         self.finish(report)
     }
@@ -191,24 +196,51 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Brings `dir` to the state that is in its [`NEXT`], from wherever it was left.
 fn finish(dir: &OwnedFd) -> Result<(), Errno> {
     let next = open_dir(dir, NEXT.as_bytes())?;
-    if rustix::fs::statat(&next, ROOTFS, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+    if rustix::fs::statat(&next, IMAGE_TXT, AtFlags::SYMLINK_NOFOLLOW).is_err() {
         return Ok(());
     }
+    exchange(dir, &next)?;
     if let Ok(leaving) = open_dir(&next, LEAVING.as_bytes()) {
-        for name in [ROOTFS, LAYERS, UPPER, WORK, NEW_CONFIG] {
+        for name in [LAYERS, UPPER, WORK, NEW_CONFIG] {
             rename(dir, name, &leaving, name)?;
         }
         rename(&next, LEAVING, &next, LEFT)?;
     }
     // An overlay is one by its list of layers.
-    for name in [UPPER, WORK, VOLUMES, CONFIG, NEW_CONFIG, IMAGE_JSON, IMAGE_TXT, LAYERS] {
+    for name in [UPPER, WORK, VOLUMES, CONFIG, NEW_CONFIG, IMAGE_JSON, LAYERS] {
         rename(&next, name, dir, name)?;
     }
     let mode = Mode::from_raw_mode(rustix::fs::fstat(&next)?.st_mode & 0o7777);
     let _ = rustix::fs::fchmod(dir, mode);
-    rename(&next, ROOTFS, dir, ROOTFS)?;
+    rename(&next, IMAGE_TXT, dir, IMAGE_TXT)?;
     let _ = rustix::fs::fsync(dir.as_fd());
     Ok(())
+}
+
+/// Exchanges the root filesystems of `dir` and `next`, unless a killed run has done that.
+fn exchange(dir: &OwnedFd, next: &OwnedFd) -> Result<(), Errno> {
+    let mut new = Vec::new();
+    let file = rustix::fs::openat(next, NUMBER, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    File::from(file).read_to_end(&mut new).map_err(|_| Errno::IO)?;
+    match number(dir) {
+        Ok(there) if there.to_string().as_bytes() == new => return Ok(()),
+        Ok(_) => {}
+        Err(Errno::NOENT) => return rename(next, ROOTFS, dir, ROOTFS),
+        Err(e) => return Err(e),
+    }
+    match rustix::fs::renameat_with(next, ROOTFS, dir, ROOTFS, RenameFlags::EXCHANGE) {
+        // A filesystem that cannot do that: for an instant there is none.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            rename(dir, ROOTFS, next, "old")?;
+            rename(next, ROOTFS, dir, ROOTFS)
+        }
+        result => result,
+    }
+}
+
+/// The inode of the root filesystem in `dir`.
+fn number(dir: &OwnedFd) -> Result<u64, Errno> {
+    Ok(rustix::fs::statat(dir, ROOTFS, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
 }
 
 /// Moves `name`, if it is there.
