@@ -101,8 +101,9 @@ impl<T> OrExit<T> for Option<T> {
     }
 }
 
-/// The exit code of an error: a full or read-only disk, a quota or limit that is used up, is always [`Exit::CantCreate`]; else the outermost code given with
-/// [`OrExit`] or [`failure`]; else what the first I/O error in the chain means; else [`Exit::Io`].
+/// The exit code of an error: a full or read-only disk, a quota or limit that is used up, is always [`Exit::CantCreate`]; else
+/// the outermost code given with [`OrExit`] or [`failure`]; else what the first I/O error in the chain means; else
+/// [`Exit::Io`].
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let kind = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Errno>() {
         Some(errno) => Some(errno.kind()),

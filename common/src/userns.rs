@@ -21,6 +21,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use crate::exit::{Exit, OrExit};
 use crate::fail;
 use crate::idmap::{Extent, Facts, IdMap, map_lines, parse_getsubids, parse_own_map, parse_subids};
+use crate::report::chain;
 use crate::sys::{self, Fork};
 
 /// As much as a helper may say, in bytes.
@@ -152,10 +153,8 @@ impl Helper {
                     command.stderr(stderr);
                 }
                 let error = command.exec();
-                let _ = rustix::io::write(
-                    &stderr,
-                    format!("{} (Debian package: uidmap)", crate::report::chain(&error.into())).as_bytes(),
-                );
+                let words = format!("{} (Debian package: uidmap)", chain(&error.into()));
+                let _ = rustix::io::write(&stderr, words.as_bytes());
                 sys::exit_now(127)
             }
             Fork::Parent { pid, .. } => Ok(Self { name, pid, words: words.into() }),

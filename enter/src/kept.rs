@@ -27,8 +27,8 @@ pub fn volume(dir: &OwnedFd, name: &Path, target: &OwnedFd, copy: bool) -> io::R
     clone_tree(volumes.handle(name, Link::Refuse)?, Path::new(""))
 }
 
-/// Makes a volume under another name ([`UNFINISHED`]), so that it is there whole or not at all. One container at a time does it; what a killed
-/// one has left is begun anew.
+/// Makes a volume under another name ([`UNFINISHED`]), so that it is there whole or not at all. One container at a time does
+/// it; what a killed one has left is begun anew.
 fn make(volumes: &Root, name: &Path, target: &OwnedFd, copy: bool) -> io::Result<()> {
     let lock = volumes.open_at("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Link::Refuse)?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;

@@ -53,8 +53,7 @@ pub struct Gate {
 
 impl Gate {
     /// Forks the gate, and waits until it is inside. From now on it is the one that removes `files`, also when the supervisor
-    /// is killed. It makes the tap device
-    /// there, where it `makes_tap` and can.
+    /// is killed. It makes the tap device there, where it `makes_tap` and can.
     ///
     /// # Errors
     /// [`Exit::NotAllowed`] when the namespaces may not be entered.

@@ -140,8 +140,8 @@ impl Old {
         self.finish(report)
     }
 
-    /// Whether all directories can be moved: to do so one must be able to write them (rename(2), EACCES). To know it when the old
-    /// root filesystem is gone is too late.
+    /// Whether all directories can be moved: to do so one must be able to write them (rename(2), EACCES). To know it half-way is
+    /// too late.
     fn check_moves(&self, hidden: &Hidden) -> Result<()> {
         for name in [ROOTFS, UPPER, WORK] {
             for dir in [&self.dir, &hidden.dir] {
